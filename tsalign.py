@@ -18,7 +18,7 @@ Reading map, in the order of the paper and of this file (`grep -n "Eq\\." tsalig
     Eq. (1)      the teacher's return            `collect`, `gae`, `ppo_loss`
     Section IV   phase one, phase two            `train_embedding`, `train_policy`
     Section V-B  behaviour cloning               `train_bc_student`
-    Eq. (10)     SITT's penalty                  `imitation_penalty`, `train_sitt_student`
+    Eq. (10)     SITT's penalty                  `imitation_kl`, `train_sitt_student`
     Table I, Fig. 5                              `report`
 
 Left out: continuous actions, recurrent policies, observation normalisation, learning-rate tricks.
@@ -49,15 +49,23 @@ import torch
 import torch.nn.functional as F
 from gymnasium.vector import AutoresetMode
 from torch import Tensor, nn
+from torch.optim import Adam
 
-ENVS = {"tunnelvision": "tunnelvision:TunnelVision-v0", "collecthealth": "collecthealth:CollectHealth-v0"}
+ENVS = {
+    "tunnelvision": "tunnelvision:TunnelVision-v0",
+    "collecthealth": "collecthealth:CollectHealth-v0",
+}
 
 # Where the two environments need different settings; any other environment gets the last row.
-SETTINGS = {
+ENV_SETTINGS = {
     "tunnelvision": dict(total_steps=1_000_000, embedding_dim=32, sitt_lambda1=0.1),
     "collecthealth": dict(total_steps=1_000_000, embedding_dim=64, sitt_lambda1=0.1),
     "other": dict(total_steps=1_000_000, embedding_dim=64, sitt_lambda1=0.1),
 }
+
+
+class BadInput(ValueError):
+    """What the command line reports in one line, with exit code 2."""
 
 
 def option(default, text: str):
@@ -67,7 +75,7 @@ def option(default, text: str):
 
 @dataclass(frozen=True)
 class Config:
-    """All settings of one run; each is a flag, e.g. `--total-steps`. Raises ValueError if bad."""
+    """All settings of one run; each is a flag, e.g. `--total-steps`. Raises BadInput if bad."""
 
     env: str = option("tunnelvision", "tunnelvision, collecthealth, or module:Id-v0 of your own")
     method: str = option("ours", "ours, no-align, no-stability, bc, sitt [paper]")
@@ -78,12 +86,16 @@ class Config:
     # The loop: collect, train the policy, train the encoders
     total_steps: int = option(None, "environment steps [ours: the paper gives no budget]")
     num_envs: int = option(128, "N, environments stepped at once [ours: amortises Python]")
-    rollout_steps: int = option(64, "T, steps of each environment in a cycle [ours: about an episode]")
+    rollout_steps: int = option(
+        64, "T, steps of each environment in a cycle [ours: about an episode]"
+    )
     # Networks, identical in all methods [paper]; their sizes are ours
     embedding_dim: int = option(None, "D [ours: 32, images 64]")
     width: int = option(128, "hidden units [ours: smallest that lost nothing]")
     # Phase one: the shared embedding
-    lambda_align: float = option(10.0, "weight of Eq. (7) [ours: lower lets private information in]")
+    lambda_align: float = option(
+        10.0, "weight of Eq. (7) [ours: lower lets private information in]"
+    )
     lambda_stab: float = option(0.1, "weight of Eq. (8) [ours: higher preserves what leaked early]")
     encoder_lr: float = option(1e-3, "Adam, falls linearly to 5 % [ours: late policies need rest]")
     encoder_batch: int = option(128, "pairs a minibatch [ours: many small ones close the leak]")
@@ -96,7 +108,9 @@ class Config:
     gamma: float = option(0.99, "discount [ppo]")
     gae_lambda: float = option(0.95, "GAE lambda [ppo]")
     clip: float = option(0.2, "clip range of the ratio [ppo]")
-    entropy_coef: float = option(0.01, "entropy bonus [ppo]")
+    entropy_coef: float = option(
+        0.06, "entropy bonus, falls linearly to 0 [ours: looking pays late]"
+    )
     value_coef: float = option(0.5, "weight of the value loss [ppo]")
     max_grad_norm: float = option(0.5, "gradient clipping [ppo]")
     # SITT
@@ -108,28 +122,30 @@ class Config:
     log_episodes: int = option(128, "episodes of each agent in those before the last [ours]")
 
     def __post_init__(self):
-        for name, value in SETTINGS.get(self.env, SETTINGS["other"]).items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
         if self.method not in METHODS:
-            raise ValueError(f"unknown method {self.method!r}; known: {', '.join(METHODS)}")
-        for name, value in METHODS[self.method].settings.items():
+            raise BadInput(f"unknown method {self.method!r}; known: {', '.join(METHODS)}")
+        for name, value in ENV_SETTINGS.get(self.env, ENV_SETTINGS["other"]).items():
+            if getattr(self, name) is None:  # None stands for "as the environment needs it"
+                object.__setattr__(self, name, value)
+        for name, value in METHODS[self.method].fixed.items():  # e.g. no-align has lambda_align 0
             object.__setattr__(self, name, value)
         for f in fields(self):
             value = getattr(self, f.name)
-            if f.type in (int, float) and not (isinstance(value, (int, float)) and math.isfinite(value)):
-                raise ValueError(f"{f.name} must be a finite number, not {value!r}")
+            if f.type in (int, float) and not (
+                isinstance(value, (int, float)) and math.isfinite(value)
+            ):
+                raise BadInput(f"{f.name} must be a finite number, not {value!r}")
             if f.type is int and f.name != "seed" and (value != int(value) or value < 1):
-                raise ValueError(f"{f.name} must be a whole number of at least 1, not {value!r}")
+                raise BadInput(f"{f.name} must be a whole number of at least 1, not {value!r}")
             if f.type is float and f.name != "sitt_lambda1" and value < 0:
-                raise ValueError(f"{f.name} must not be negative, not {value!r}")
+                raise BadInput(f"{f.name} must not be negative, not {value!r}")
         if self.seed < 0 or self.seed != int(self.seed):
-            raise ValueError(f"seed must be a whole number of at least 0, not {self.seed!r}")
+            raise BadInput(f"seed must be a whole number of at least 0, not {self.seed!r}")
         if self.encoder_batch < 2:
-            raise ValueError("encoder_batch must be at least 2: Eq. (6) needs negatives")
+            raise BadInput("encoder_batch must be at least 2: Eq. (6) needs negatives")
         for name in ("gamma", "gae_lambda", "encoder_pairs"):
             if getattr(self, name) > 1:
-                raise ValueError(f"{name} must be at most 1, not {getattr(self, name)!r}")
+                raise BadInput(f"{name} must be at most 1, not {getattr(self, name)!r}")
 
     @property
     def folder(self) -> Path:
@@ -143,7 +159,9 @@ class Config:
 # ----------------------------------------------------------------------------------------------
 
 
-def info_nce_loss(z_teacher: Tensor, z_student: Tensor, inverse_temperature: Tensor) -> Tensor:  # (B, D), (B, D), () -> ()
+def info_nce_loss(
+    z_teacher: Tensor, z_student: Tensor, inverse_temperature: Tensor
+) -> Tensor:  # (B, D), (B, D), () -> ()
     """Eq. (6): tell each step's partner view from all others, in both directions.
 
     Embeddings are of unit norm, so the dot product is the cosine. The only positive is the other
@@ -162,7 +180,10 @@ def alignment_loss(z_teacher: Tensor, z_student: Tensor) -> Tensor:  # (B, D), (
 
 
 def stability_loss(
-    logits_teacher: Tensor, logits_student: Tensor, logits_teacher_before: Tensor, logits_student_before: Tensor
+    logits_teacher: Tensor,
+    logits_student: Tensor,
+    logits_teacher_before: Tensor,
+    logits_student_before: Tensor,
 ) -> Tensor:  # (B, A) each -> ()
     """Eq. (8): the policy's raw logits should stay what they were before the phase, on both views.
 
@@ -173,7 +194,9 @@ def stability_loss(
     return (change_teacher + change_student) / 2  # Eq. (8)
 
 
-def embedding_loss(nce: Tensor, align: Tensor, stab: Tensor, lambda_align: float, lambda_stab: float) -> Tensor:  # (), (), () -> ()
+def embedding_loss(
+    nce: Tensor, align: Tensor, stab: Tensor, lambda_align: float, lambda_stab: float
+) -> Tensor:  # (), (), () -> ()
     """Eq. (9): the objective of the two encoders."""
     return nce + lambda_align * align + lambda_stab * stab  # Eq. (9)
 
@@ -263,7 +286,7 @@ def make_envs(name: str, num_envs: int) -> gym.vector.VectorEnv:
     """N copies of a registered environment, in its native vector form where it has one.
 
     None of them resets by itself, so the observation after a step is always the true next one.
-    Raises ValueError if there is no such environment or it lacks the two views.
+    Raises BadInput if there is no such environment or it lacks the two views.
     """
     module, _, env_id = ENVS.get(name, name).rpartition(":")
     try:
@@ -274,21 +297,24 @@ def make_envs(name: str, num_envs: int) -> gym.vector.VectorEnv:
         if envs is None or envs.metadata.get("autoreset_mode") != AutoresetMode.DISABLED:
             mode = {"autoreset_mode": AutoresetMode.DISABLED}
             envs = gym.make_vec(spec, num_envs, vectorization_mode="sync", vector_kwargs=mode)
-    except (ImportError, gym.error.Error) as error:
-        raise ValueError(f"cannot make environment {name!r}: {error}") from error
+    except (ImportError, TypeError, gym.error.Error) as error:
+        raise BadInput(f"cannot make environment {name!r}: {error}") from error
     views = envs.single_observation_space
     if not isinstance(views, gym.spaces.Dict) or not all(
         isinstance(views.spaces.get(view), gym.spaces.Box) for view in ("teacher", "student")
     ):
-        raise ValueError(f"{name!r} needs observations Dict(teacher=Box, student=Box), not {views}")
+        raise BadInput(f"{name!r} needs observations Dict(teacher=Box, student=Box), not {views}")
     if not isinstance(envs.single_action_space, gym.spaces.Discrete):
-        raise ValueError(f"{name!r} needs Discrete actions, not {envs.single_action_space}")
+        raise BadInput(f"{name!r} needs Discrete actions, not {envs.single_action_space}")
     return envs
 
 
-def env_seed(config: Config, purpose: int) -> int:
-    """A seed for one purpose of one run; runs with seeds 0, 1, ... then share no episode."""
-    return int(np.random.SeedSequence([config.seed, purpose]).generate_state(1)[0])
+def env_seed(config: Config, cycle: int) -> int:
+    """The seed of the environments: cycle 0 is for training, k for the evaluation after cycle k.
+
+    Sub-environments are seeded with this, this + 1, ...; so runs with seeds 0 and 1 share nothing.
+    """
+    return int(np.random.SeedSequence([config.seed, cycle]).generate_state(1)[0])
 
 
 def to_tensor(obs: np.ndarray, device: torch.device) -> Tensor:  # (N, ...) -> (N, ...)
@@ -302,19 +328,14 @@ def step_envs(envs: gym.vector.VectorEnv, action: Tensor):
     first = int(envs.single_action_space.start)
     obs, reward, terminated, truncated, info = envs.step(action.cpu().numpy() + first)
     if (terminated | truncated).any() and "is_success" not in info:
-        raise ValueError("the environment must report info['is_success'] when an episode ends")
+        raise BadInput("the environment must report info['is_success'] when an episode ends")
     success = np.asarray(info.get("is_success", np.zeros(len(reward))), bool)
     return obs, reward, terminated, truncated, success
 
 
 def sample(logits: Tensor) -> Tensor:  # (B, A) -> (B,)
-    """Draw actions from the policy."""
-    return torch.multinomial(logits.softmax(-1), 1).squeeze(-1)
-
-
-def log_prob_of(logits: Tensor, action: Tensor) -> Tensor:  # (..., A), (...) -> (...)
-    """Log-probability of the actions that were taken."""
-    return logits.log_softmax(-1).gather(-1, action[..., None]).squeeze(-1)
+    """Draw actions from softmax(logits): the largest logit after adding Gumbel noise."""
+    return (logits - torch.empty_like(logits).exponential_().log()).argmax(-1)
 
 
 class Rollout(NamedTuple):
@@ -322,12 +343,12 @@ class Rollout(NamedTuple):
 
     obs_teacher: Tensor
     obs_student: Tensor
-    z: Tensor  # the teacher's embeddings as they were when it acted
-    logits: Tensor
+    z_teacher: Tensor  # as it was when the teacher acted
+    logits_teacher: Tensor
     action: Tensor
     advantage: Tensor
     returns: Tensor
-    logits_proxy: Tensor  # SITT only; elsewhere the same as logits
+    logits_proxy: Tensor  # SITT's imitation of the student; the other methods never read it
 
     def flat(self) -> "Rollout":  # (T, N, ...) -> (T*N, ...)
         """All steps in one row."""
@@ -339,9 +360,11 @@ def collect(envs, obs: dict, nets: Networks, config: Config) -> tuple[Rollout, d
     """The teacher acts for T steps; both views of every step are kept (Section IV, phase one)."""
     device, shape = next(nets.parameters()).device, (config.rollout_steps, config.num_envs)
     views = {k: to_tensor(v, device) for k, v in obs.items()}
-    pairs = {k: torch.empty(*shape, *v.shape[1:], dtype=v.dtype, device=device) for k, v in views.items()}
+    pairs = {
+        k: torch.empty(*shape, *v.shape[1:], dtype=v.dtype, device=device) for k, v in views.items()
+    }
     z = torch.empty(*shape, config.embedding_dim, device=device)
-    z_next = torch.empty_like(z)
+    z_cut = torch.zeros_like(z)  # of the states in which an episode was truncated; the rest unused
     logits = torch.empty(*shape, int(envs.single_action_space.n), device=device)
     action = torch.empty(shape, dtype=torch.long, device=device)
     reward, terminated, truncated = (np.zeros(shape, np.float32) for _ in range(3))
@@ -354,30 +377,46 @@ def collect(envs, obs: dict, nets: Networks, config: Config) -> tuple[Rollout, d
         action[t] = sample(logits[t])
         obs, reward[t], terminated[t], truncated[t], _ = step_envs(envs, action[t])
         ended = (terminated[t] + truncated[t]) > 0
-        if truncated[t].any():  # cut short by the clock: GAE needs the state it was cut in
-            cut = np.flatnonzero(truncated[t])
-            z_next[t, cut] = nets.teacher(to_tensor(obs["teacher"][cut], device))
+        cut = np.flatnonzero(truncated[t])
+        if len(cut):  # the reset below replaces their true next observation
+            z_cut[t, cut] = nets.teacher(to_tensor(obs["teacher"][cut], device))
         if ended.any():
             obs, _ = envs.reset(options={"reset_mask": ended})
 
-    z_after = torch.cat([z[1:], nets.teacher(to_tensor(obs["teacher"], device))[None]])
-    reward, terminated, truncated = (torch.as_tensor(x, device=device) for x in (reward, terminated, truncated))
-    z_next = torch.where(truncated[..., None] > 0, z_next, z_after)
+    z_last = nets.teacher(to_tensor(obs["teacher"], device))
+    reward, terminated, truncated = (
+        torch.as_tensor(x, device=device) for x in (reward, terminated, truncated)
+    )
+    z_next = torch.where(truncated[..., None] > 0, z_cut, torch.cat([z[1:], z_last[None]]))
     logits_proxy = logits
     if config.method == "sitt":
         logits_proxy = nets.head(nets.proxy(pairs["teacher"].flatten(0, 1))).view_as(logits)
-        reward = reward - config.sitt_lambda1 * imitation_penalty(logits, logits_proxy)  # Eq. (10)
+        penalty = imitation_kl(logits, logits_proxy)
+        reward = reward - config.sitt_lambda1 * penalty  # Eq. (10), in the reward
     values, next_values = nets.critic(z).squeeze(-1), nets.critic(z_next).squeeze(-1)
     done = torch.maximum(terminated, truncated)
     advantage = gae(reward, values, next_values, terminated, done, config.gamma, config.gae_lambda)
     steps = Rollout(
-        pairs["teacher"], pairs["student"], z, logits, action, advantage, advantage + values, logits_proxy
+        pairs["teacher"],
+        pairs["student"],
+        z,
+        logits,
+        action,
+        advantage,
+        advantage + values,
+        logits_proxy,
     )
     return steps, obs
 
 
 def gae(
-    rewards: Tensor, values: Tensor, next_values: Tensor, terminated: Tensor, done: Tensor, gamma: float, lam: float
+    rewards: Tensor,
+    values: Tensor,
+    next_values: Tensor,
+    terminated: Tensor,
+    done: Tensor,
+    gamma: float,
+    lam: float,
 ) -> Tensor:  # (T, N) each -> (T, N)
     """Generalised advantage estimation (Schulman et al., 2016, arXiv 1506.02438, Eq. (16)).
 
@@ -400,37 +439,64 @@ def gae(
 # ----------------------------------------------------------------------------------------------
 
 
-def ppo_loss(logits, value, action, log_prob_before, advantage, returns, config):  # (B, A), (B,)... -> ()
-    """Eq. (1) by PPO: clipped policy loss, value loss, entropy bonus (arXiv 1707.06347, Eq. (9))."""
-    ratio = (log_prob_of(logits, action) - log_prob_before).exp()
+def log_prob_of(action: Tensor, log_probs: Tensor) -> Tensor:  # (B,), (B, A) -> (B,)
+    """The log-probabilities of the actions that were taken."""
+    return log_probs.gather(-1, action[:, None]).squeeze(-1)
+
+
+def ppo_losses(
+    logits: Tensor,
+    value: Tensor,
+    action: Tensor,
+    log_prob_before: Tensor,
+    advantage: Tensor,
+    returns: Tensor,
+    clip: float,
+) -> dict[str, Tensor]:  # (B, A), then (B,) each -> () each
+    """Eq. (1) by PPO: clipped policy loss, value loss and entropy (arXiv 1707.06347, Eq. (9))."""
+    log_probs = logits.log_softmax(-1)  # (B, A)
+    ratio = (log_prob_of(action, log_probs) - log_prob_before).exp()
     advantage = (advantage - advantage.mean()) / (advantage.std(correction=0) + 1e-8)
-    clipped = ratio.clamp(1 - config.clip, 1 + config.clip)
+    clipped = ratio.clamp(1 - clip, 1 + clip)
     policy_loss = -torch.minimum(ratio * advantage, clipped * advantage).mean()
     value_loss = F.mse_loss(value, returns)
-    log_probs = logits.log_softmax(-1)
     entropy = -(log_probs.exp() * log_probs).sum(-1).mean()
-    loss = policy_loss + config.value_coef * value_loss - config.entropy_coef * entropy
-    return loss, {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy}
+    return {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy}
 
 
-def train_policy(nets: Networks, optimizer, steps: Rollout, config: Config) -> dict[str, float]:
-    """Phase two: PPO on what the teacher has collected. Returns the mean of each loss."""
-    log_prob_before = log_prob_of(steps.logits, steps.action)
+def train_policy(
+    nets: Networks, optimizer: Adam, steps: Rollout, config: Config, ahead: float = 1.0
+) -> dict[str, float]:
+    """Phase two: PPO on what the teacher has collected. Returns the mean of each loss.
+
+    `ahead` is the share of the training that is still to come; the entropy bonus falls with it.
+    """
+    log_prob_before = log_prob_of(steps.action, steps.logits_teacher.log_softmax(-1))
     logs = []
     for _ in range(config.ppo_epochs):
-        for i in torch.randperm(len(steps.action), device=steps.z.device).split(config.ppo_batch):
+        for i in torch.randperm(len(steps.action), device=steps.z_teacher.device).split(
+            config.ppo_batch
+        ):
             # Section IV: "policy gradients ... are not passed through the embedding networks".
             # A stored z carries no graph; and as no encoder has moved since, PPO is on-policy.
-            z = steps.z[i]
+            z = steps.z_teacher[i]
             if METHODS[config.method].policy_gradient_reaches_encoder:
                 z = nets.teacher(steps.obs_teacher[i])
             logits, value = nets.head(z), nets.critic(z).squeeze(-1)
-            loss, log = ppo_loss(
-                logits, value, steps.action[i], log_prob_before[i], steps.advantage[i], steps.returns[i], config
+            log = ppo_losses(
+                logits,
+                value,
+                steps.action[i],
+                log_prob_before[i],
+                steps.advantage[i],
+                steps.returns[i],
+                config.clip,
             )
+            loss = log["policy_loss"] + config.value_coef * log["value_loss"]
+            loss = loss - ahead * config.entropy_coef * log["entropy"]
             if config.method == "sitt":
-                log["penalty"] = imitation_penalty(logits, steps.logits_proxy[i]).mean()
-                loss = loss + config.sitt_lambda2 * log["penalty"]
+                log["penalty"] = imitation_kl(logits, steps.logits_proxy[i]).mean()
+                loss = loss + config.sitt_lambda2 * log["penalty"]  # Eq. (10), in the policy's loss
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], config.max_grad_norm)
@@ -441,27 +507,34 @@ def train_policy(nets: Networks, optimizer, steps: Rollout, config: Config) -> d
 
 def minibatches(steps: Rollout, config: Config) -> list[Tensor]:  # -> indices, (B,) each
     """Shuffled pairs for the encoders: every pass takes `encoder_pairs` of them."""
-    n, device = len(steps.action), steps.z.device
+    n, device = len(steps.action), steps.z_teacher.device
     used = max(2, round(config.encoder_pairs * n))
     passes = [torch.randperm(n, device=device)[:used] for _ in range(config.encoder_epochs)]
     return [i for indices in passes for i in indices.split(config.encoder_batch) if len(i) > 1]
 
 
-def train_embedding(nets: Networks, optimizer, steps: Rollout, config: Config) -> dict[str, float]:
+def train_embedding(
+    nets: Networks, optimizer: Adam, steps: Rollout, config: Config
+) -> dict[str, float]:
     """Phase one: both encoders learn the shared embedding, Eq. (9), on the teacher's pairs."""
     # Section IV-D: Eq. (8) runs through the policy but may only move the encoders. This copy of the
     # head takes no gradient; it is also the head that gives the logits "before".
     head = copy.deepcopy(nets.head).requires_grad_(False)
-    batches = minibatches(steps, config)
     with torch.no_grad():
-        before = [(head(nets.teacher(steps.obs_teacher[i])), head(nets.student(steps.obs_student[i]))) for i in batches]
+        logits_teacher_before = head(steps.z_teacher)
+        z_student = torch.cat([nets.student(obs) for obs in steps.obs_student.split(1024)])
+        logits_student_before = head(z_student)
     logs = []
-    for i, (logits_teacher_before, logits_student_before) in zip(batches, before):
-        z_teacher, z_student = nets.teacher(steps.obs_teacher[i]), nets.student(steps.obs_student[i])
+    for i in minibatches(steps, config):
+        z_teacher, z_student = nets.teacher(steps.obs_teacher[i]), nets.student(
+            steps.obs_student[i]
+        )
         logits_teacher, logits_student = head(torch.cat([z_teacher, z_student])).chunk(2)
         nce = info_nce_loss(z_teacher, z_student, nets.log_inverse_temperature.exp())
         align = alignment_loss(z_teacher, z_student)
-        stab = stability_loss(logits_teacher, logits_student, logits_teacher_before, logits_student_before)
+        stab = stability_loss(
+            logits_teacher, logits_student, logits_teacher_before[i], logits_student_before[i]
+        )
         loss = embedding_loss(nce, align, stab, config.lambda_align, config.lambda_stab)
         optimizer.zero_grad()
         loss.backward()
@@ -482,7 +555,9 @@ def mean_of(logs: list[dict[str, Tensor]]) -> dict[str, float]:
 # ----------------------------------------------------------------------------------------------
 
 
-def train_bc_student(nets: Networks, optimizer, steps: Rollout, config: Config) -> dict[str, float]:
+def train_bc_student(
+    nets: Networks, optimizer: Adam, steps: Rollout, config: Config
+) -> dict[str, float]:
     """Behaviour cloning: fit the teacher's action distribution on the steps the teacher visited.
 
     Minimises KL(teacher || student). The teacher's logits are constants, the student is never
@@ -490,7 +565,9 @@ def train_bc_student(nets: Networks, optimizer, steps: Rollout, config: Config) 
     """
     logs = []
     for i in minibatches(steps, config):
-        imitation = imitation_penalty(steps.logits[i], nets.policy("student", steps.obs_student[i])).mean()
+        imitation = imitation_kl(
+            steps.logits_teacher[i], nets.policy("student", steps.obs_student[i])
+        ).mean()
         optimizer.zero_grad()
         imitation.backward()
         optimizer.step()
@@ -498,16 +575,17 @@ def train_bc_student(nets: Networks, optimizer, steps: Rollout, config: Config) 
     return mean_of(logs)
 
 
-def imitation_penalty(logits_teacher: Tensor, logits_proxy: Tensor) -> Tensor:  # (..., A), (..., A) -> (...)
-    """Eq. (10): KL(teacher || student) of the action distributions, at each step.
+def imitation_kl(
+    logits_teacher: Tensor, logits_imitator: Tensor
+) -> Tensor:  # (..., A), (..., A) -> (...)
+    """KL(teacher || imitator) of the action distributions, at each step; what Eq. (10) penalises."""
+    log_teacher = logits_teacher.log_softmax(-1)
+    return (log_teacher.exp() * (log_teacher - logits_imitator.log_softmax(-1))).sum(-1)
 
-    SITT subtracts lambda1 times this from the reward and adds lambda2 times this to PPO's loss.
-    """
-    log_teacher, log_proxy = logits_teacher.log_softmax(-1), logits_proxy.log_softmax(-1)
-    return (log_teacher.exp() * (log_teacher - log_proxy)).sum(-1)  # Eq. (10)
 
-
-def train_sitt_student(nets: Networks, optimizer, steps: Rollout, config: Config) -> dict[str, float]:
+def train_sitt_student(
+    nets: Networks, optimizer: Adam, steps: Rollout, config: Config
+) -> dict[str, float]:
     """SITT's alignment phase: student imitates teacher, proxy imitates student, head stays put.
 
     Written from the description of arXiv 2412.09149: L1 on features and on logits.
@@ -518,13 +596,17 @@ def train_sitt_student(nets: Networks, optimizer, steps: Rollout, config: Config
         with torch.no_grad():
             z_teacher = nets.teacher(steps.obs_teacher[i])
         z_student, z_proxy = nets.student(steps.obs_student[i]), nets.proxy(steps.obs_teacher[i])
-        student_to_teacher = F.l1_loss(z_student, z_teacher) + F.l1_loss(head(z_student), head(z_teacher))
+        student_to_teacher = F.l1_loss(z_student, z_teacher) + F.l1_loss(
+            head(z_student), head(z_teacher)
+        )
         z_student = z_student.detach()  # the proxy follows the student, never the reverse
         proxy_to_student = F.l1_loss(z_proxy, z_student) + F.l1_loss(head(z_proxy), head(z_student))
         optimizer.zero_grad()
         (student_to_teacher + proxy_to_student).backward()
         optimizer.step()
-        logs.append({"student_to_teacher": student_to_teacher, "proxy_to_student": proxy_to_student})
+        logs.append(
+            {"student_to_teacher": student_to_teacher, "proxy_to_student": proxy_to_student}
+        )
     return mean_of(logs)
 
 
@@ -533,13 +615,13 @@ class Method(NamedTuple):
 
     train_student: Callable  # what follows PPO in each cycle
     policy_gradient_reaches_encoder: bool = False  # the paper's point is that it does not
-    settings: dict = {}
+    fixed: dict = {}  # settings that define it
 
 
 METHODS = {
     "ours": Method(train_embedding),
-    "no-align": Method(train_embedding, settings={"lambda_align": 0.0}),
-    "no-stability": Method(train_embedding, settings={"lambda_stab": 0.0}),
+    "no-align": Method(train_embedding, fixed={"lambda_align": 0.0}),
+    "no-stability": Method(train_embedding, fixed={"lambda_stab": 0.0}),
     "bc": Method(train_bc_student, policy_gradient_reaches_encoder=True),
     "sitt": Method(train_sitt_student, policy_gradient_reaches_encoder=True),
 }
@@ -551,33 +633,35 @@ METHODS = {
 
 
 @torch.no_grad()
-def success_rate(envs, nets: Networks, view: str, episodes: int, seed: int) -> float:
+def success_rate(envs, nets: Networks, view: str, episodes_each: int, seed: int) -> float:
     """Share of successful episodes of one agent, with actions sampled from its policy.
 
     A policy without memory that always takes its likeliest action can loop for ever [ours]. Every
-    environment contributes equally many episodes, so that short ones are not over-represented.
+    environment contributes equally many episodes, so that short ones are not over-represented; one
+    that is through with its own goes on, uncounted, until the slowest is.
     """
     device = next(nets.parameters()).device
-    left = np.full(envs.num_envs, math.ceil(episodes / envs.num_envs))
-    wins, total = 0, int(left.sum())
+    finished, wins = np.zeros(envs.num_envs, int), 0
     obs, _ = envs.reset(seed=seed)
-    while (left > 0).any():
+    while (finished < episodes_each).any():
         action = sample(nets.policy(view, to_tensor(obs[view], device)))
         obs, _, terminated, truncated, success = step_envs(envs, action)
         ended = terminated | truncated
-        wins += int((success & ended & (left > 0)).sum())
-        left -= ended
+        wins += int((success & ended & (finished < episodes_each)).sum())
+        finished += ended
         if ended.any():
             obs, _ = envs.reset(options={"reset_mask": ended})
-    return wins / total
+    return wins / (episodes_each * envs.num_envs)
 
 
 def evaluate(envs, nets: Networks, episodes: int, seed: int) -> tuple[float, float]:
-    """Success rates (teacher, student) on fresh episodes, the same layouts for both.
+    """Success rates of teacher and student on fresh episodes, the same layouts for both.
 
     `episodes` is rounded up to a multiple of the number of environments.
     """
-    return tuple(success_rate(envs, nets, view, episodes, seed) for view in ("teacher", "student"))
+    each = math.ceil(episodes / envs.num_envs)
+    teacher, student = (success_rate(envs, nets, v, each, seed) for v in ("teacher", "student"))
+    return teacher, student
 
 
 # ----------------------------------------------------------------------------------------------
@@ -586,17 +670,18 @@ def evaluate(envs, nets: Networks, episodes: int, seed: int) -> tuple[float, flo
 
 
 def pick_device(name: str) -> torch.device:
-    """cuda > mps > cpu for "auto". Raises ValueError for a device that torch does not have."""
+    """cuda > mps > cpu for "auto". Raises BadInput for a device that torch does not have."""
     if name == "auto":
         best = "mps" if torch.backends.mps.is_available() else "cpu"
         return torch.device("cuda" if torch.cuda.is_available() else best)
     try:
-        return torch.zeros(1, device=name).device
+        torch.zeros(1, device=name).cpu()  # fails also on a device that holds no data
+        return torch.device(name)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {name!r} is not available: {str(error).splitlines()[0]}") from error
+        raise BadInput(f"device {name!r} is not available: {str(error).splitlines()[0]}") from error
 
 
-def make_optimizers(nets: Networks, config: Config) -> tuple[torch.optim.Adam, torch.optim.Adam]:
+def make_optimizers(nets: Networks, config: Config) -> tuple[Adam, Adam]:
     """PPO owns head and critic (the baselines: the teacher's encoder too); the rest is phase one's."""
     policy_parts = [nets.head, nets.critic]
     if METHODS[config.method].policy_gradient_reaches_encoder:
@@ -605,61 +690,82 @@ def make_optimizers(nets: Networks, config: Config) -> tuple[torch.optim.Adam, t
     rest = [p for p in nets.parameters() if not any(p is q for q in policy_owned)]
     fused = rest[0].device.type in ("cpu", "cuda")
     return (
-        torch.optim.Adam(policy_owned, lr=config.ppo_lr, fused=fused),
-        torch.optim.Adam(rest, lr=config.encoder_lr, fused=fused),
+        Adam(policy_owned, lr=config.ppo_lr, fused=fused),
+        Adam(rest, lr=config.encoder_lr, fused=fused),
     )
 
 
 def train(config: Config) -> dict:
     """Train one method on one environment with one seed; the result is also in `result.json`.
 
-    Raises ValueError for an environment or a device that will not do, and FloatingPointError when a
-    loss is no longer finite; what was logged until then stays in the run folder.
+    Raises BadInput for an environment, a device or a folder that will not do, FloatingPointError
+    when a loss is no longer finite; what was logged until then stays in the run folder.
     """
     start = time.perf_counter()
     device = pick_device(config.device)
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    envs, eval_envs = make_envs(config.env, config.num_envs), make_envs(config.env, config.num_envs)
+    envs = make_envs(config.env, config.num_envs)
     nets = Networks(envs, config).to(device)
-    policy_optimizer, encoder_optimizer = make_optimizers(nets, config)
-    steps_per_cycle = config.num_envs * config.rollout_steps
-    n_cycles = math.ceil(config.total_steps / steps_per_cycle)
-    eval_cycles = {math.ceil(n_cycles * k / config.log_evals) for k in range(1, config.log_evals + 1)}
-    seconds = dict.fromkeys(("collect", "policy", "encoders", "evaluate"), 0.0)
-
     with open_log(config) as log_file:
-        print(f"{config.env} {config.method} seed {config.seed} on {device}: {n_cycles} cycles of {steps_per_cycle} steps")
-        obs, _ = envs.reset(seed=env_seed(config, 0))
-        for cycle in range(1, n_cycles + 1):
-            clock = [time.perf_counter()]
-            steps, obs = collect(envs, obs, nets, config)
-            steps = steps.flat()
-            clock.append(time.perf_counter())
-            losses = train_policy(nets, policy_optimizer, steps, config)
-            clock.append(time.perf_counter())
-            encoder_optimizer.param_groups[0]["lr"] = config.encoder_lr * (1 - 0.95 * (cycle - 1) / n_cycles)
-            losses |= METHODS[config.method].train_student(nets, encoder_optimizer, steps, config)
-            clock.append(time.perf_counter())
-            env_steps, last = cycle * steps_per_cycle, cycle == n_cycles
-            if not all(map(math.isfinite, losses.values())):
-                bad = ", ".join(k for k, v in losses.items() if not math.isfinite(v))
-                raise FloatingPointError(f"{bad} not finite after {env_steps} steps; see {log_file.name}")
-            if cycle in eval_cycles:
-                episodes = config.eval_episodes if last else config.log_episodes
-                success = evaluate(eval_envs, nets, episodes, env_seed(config, cycle))
-                log_row(log_file, env_steps, success, losses, time.perf_counter() - start, cycle / n_cycles)
-            clock.append(time.perf_counter())
-            for phase, a, b in zip(seconds, clock, clock[1:]):
-                seconds[phase] += b - a
-        envs.close(), eval_envs.close()
+        print(f"{config.env} {config.method} seed {config.seed} on {device}", flush=True)
+        final, seconds_by_phase = training_loop(envs, nets, config, log_file)
+        envs.close()
         result = dict(env=config.env, method=config.method, seed=config.seed)
-        result |= dict(success_teacher=success[0], success_student=success[1], gap=success[0] - success[1])
-        result |= dict(eval_episodes=math.ceil(episodes / config.num_envs) * config.num_envs, env_steps=env_steps)
-        result |= dict(seconds=time.perf_counter() - start, seconds_by_phase=seconds)
-        result |= dict(device=str(device), torch=torch.__version__)
+        episodes = math.ceil(config.eval_episodes / config.num_envs) * config.num_envs
+        result |= dict(final, eval_episodes=episodes, device=str(device), torch=torch.__version__)
+        result |= dict(seconds=time.perf_counter() - start, seconds_by_phase=seconds_by_phase)
         save_run(config, nets, result)
     return result
+
+
+def training_loop(envs, nets: Networks, config: Config, log_file) -> tuple[dict, dict]:
+    """Collect, train the policy, train the encoders; over and over, with an evaluation now and then.
+
+    Returns the figures of the last evaluation, and the seconds that each phase took in all.
+    """
+    policy_optimizer, encoder_optimizer = make_optimizers(nets, config)
+    train_student = METHODS[config.method].train_student
+    eval_envs = make_envs(config.env, config.num_envs)
+    steps_per_cycle = config.num_envs * config.rollout_steps
+    n_cycles = math.ceil(config.total_steps / steps_per_cycle)
+    evals = {math.ceil(n_cycles * k / config.log_evals) for k in range(1, config.log_evals + 1)}
+    seconds = dict.fromkeys(("collect", "policy", "encoders", "evaluate"), 0.0)
+    start = time.perf_counter()
+
+    obs, _ = envs.reset(seed=env_seed(config, 0))
+    for cycle in range(1, n_cycles + 1):
+        ahead = 1 - (cycle - 1) / n_cycles  # share of the training that is still to come
+        clock = [time.perf_counter()]
+        steps, obs = collect(envs, obs, nets, config)
+        steps = steps.flat()
+        clock.append(time.perf_counter())
+        losses = train_policy(nets, policy_optimizer, steps, config, ahead)
+        clock.append(time.perf_counter())
+        encoder_optimizer.param_groups[0]["lr"] = config.encoder_lr * (0.05 + 0.95 * ahead)
+        losses |= train_student(nets, encoder_optimizer, steps, config)
+        clock.append(time.perf_counter())
+        check_finite(losses, nets, cycle * steps_per_cycle)
+        if cycle in evals:
+            episodes = config.eval_episodes if cycle == n_cycles else config.log_episodes
+            teacher, student = evaluate(eval_envs, nets, episodes, env_seed(config, cycle))
+            row = dict(env_steps=cycle * steps_per_cycle, success_teacher=teacher)
+            row |= dict(success_student=student, gap=teacher - student)
+            log_row(log_file, row | losses, time.perf_counter() - start, cycle / n_cycles)
+        clock.append(time.perf_counter())
+        for phase, begin, end in zip(seconds, clock, clock[1:]):
+            seconds[phase] += end - begin
+    eval_envs.close()
+    return row, seconds
+
+
+def check_finite(losses: dict[str, float], nets: Networks, env_steps: int) -> None:
+    """Raises FloatingPointError if a loss or a weight is infinite or not a number."""
+    bad = [name for name, value in losses.items() if not math.isfinite(value)]
+    bad += [name for name, weight in nets.named_parameters() if not weight.isfinite().all()]
+    if bad:
+        names = ", ".join(bad[:8])
+        raise FloatingPointError(f"{names} not finite after {env_steps} environment steps")
 
 
 # ----------------------------------------------------------------------------------------------
@@ -667,15 +773,23 @@ def train(config: Config) -> dict:
 # ----------------------------------------------------------------------------------------------
 
 
+def make_folder(folder: Path) -> None:
+    """Raises BadInput if it cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"cannot make the folder {folder}: {error.strerror}") from error
+
+
 def open_log(config: Config):
     """Open `log.csv` of a fresh run folder and hold a lock on it, so that no second run gets in.
 
-    Raises ValueError if the folder holds a finished run or another process is writing to it.
+    Raises BadInput if the folder holds a finished run or another process is writing to it.
     """
     folder = config.folder
     if (folder / "result.json").exists():
-        raise ValueError(f"{folder} holds a finished run; choose another --out or delete it")
-    folder.mkdir(parents=True, exist_ok=True)
+        raise BadInput(f"{folder} holds a finished run; choose another --out or delete it")
+    make_folder(folder)
     log_file = open(folder / "log.csv", "a", newline="")
     try:
         import fcntl  # not on Windows, where the lock is left out
@@ -684,24 +798,24 @@ def open_log(config: Config):
     except ImportError:
         pass
     except OSError:
-        raise ValueError(f"another process is training in {folder}") from None
-    log_file.truncate(0)
+        raise BadInput(f"another process is training in {folder}") from None
+    log_file.seek(0)
+    log_file.truncate()  # what an interrupted run has left
     (folder / "config.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
     return log_file
 
 
-def log_row(log_file, env_steps: int, success: tuple, losses: dict, elapsed: float, share: float) -> None:
-    """Add a row to `log.csv` and print it with the time it took."""
-    row = dict(env_steps=env_steps, success_teacher=success[0], success_student=success[1])
-    row |= dict(gap=success[0] - success[1], **losses)
+def log_row(log_file, row: dict, elapsed: float, share: float) -> None:
+    """Add a row to `log.csv`, and print it with the steps per second and the seconds left."""
     writer = csv.DictWriter(log_file, row)
     if log_file.tell() == 0:
         writer.writeheader()
-        print(" ".join(f"{k[-15:]:>15}" for k in row), "  steps/s  s left")
+        print(" ".join(f"{name[-15:]:>15}" for name in row), "  steps/s  s left")
     writer.writerow(row)
     log_file.flush()
     cells = [f"{v:15d}" if isinstance(v, int) else f"{v:15.4f}" for v in row.values()]
-    print(" ".join(cells), f"{env_steps / elapsed:9.0f} {elapsed / share - elapsed:7.0f}", flush=True)
+    speed, left = row["env_steps"] / elapsed, elapsed / share - elapsed
+    print(" ".join(cells), f"{speed:9.0f} {left:7.0f}", flush=True)
 
 
 def save_run(config: Config, nets: Networks, result: dict) -> None:
@@ -743,7 +857,15 @@ PAPER = {
 }
 RUN_COLUMNS = ["env", "method", "settings", "seed", "success_teacher", "success_student", "gap"]
 RUN_COLUMNS += ["eval_episodes", "env_steps", "seconds", "device", "torch"]
-CURVE_COLUMNS = ["env", "method", "settings", "seed", "env_steps", "success_teacher", "success_student"]
+CURVE_COLUMNS = [
+    "env",
+    "method",
+    "settings",
+    "seed",
+    "env_steps",
+    "success_teacher",
+    "success_student",
+]
 # 97.5 % quantiles of Student's t for 1, 2, ... degrees of freedom, for intervals over few seeds
 T_QUANTILES = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262]
 
@@ -756,8 +878,13 @@ def read_runs(out: Path) -> tuple[list[dict], list[dict]]:
         config = json.loads((path.parent / "config.json").read_text())
         default = asdict(Config(result["env"], result["method"]))
         ignored = ("env", "method", "seed", "out", "device", "threads")
-        changed = [f"{k}={v}" for k, v in config.items() if k not in ignored and v != default.get(k)]
+        changed = [
+            f"{k}={v}" for k, v in config.items() if k not in ignored and v != default.get(k)
+        ]
         result["settings"] = " ".join(changed)
+        key = [result[k] for k in ("env", "method", "settings", "seed")]
+        if key in [[run[k] for k in ("env", "method", "settings", "seed")] for run in runs]:
+            raise BadInput(f"the same run twice below {out}: {path.parent} is the second")
         runs.append(result)
         curves += [{**result, **row} for row in read_csv(path.parent / "log.csv")]
     return runs, curves
@@ -787,7 +914,12 @@ def group_runs(rows: list[dict]) -> dict[tuple[str, str, str], list[dict]]:
     for row in rows:
         groups.setdefault((row["env"], row["method"], row["settings"]), []).append(row)
     envs, methods = list(ENVS), list(PAPER)
-    order = lambda k: (envs.index(k[0]) if k[0] in envs else len(envs), k[0], methods.index(k[1]), k[2])
+    order = lambda k: (
+        envs.index(k[0]) if k[0] in envs else len(envs),
+        k[0],
+        methods.index(k[1]),
+        k[2],
+    )
     return {key: groups[key] for key in sorted(groups, key=order)}
 
 
@@ -813,10 +945,11 @@ def table_markdown(table: list[dict]) -> str:
         cells = [r["env"], f"{r['method']} {r['settings']}".strip(), str(r["n"])]
         for quantity in ("T", "S"):
             mean, sd, half = (float(r[f"{quantity}_{k}"]) for k in ("mean", "sd", "ci95"))
-            low, high = max(0.0, mean - half), min(1.0, mean + half)
+            low, high = np.clip([mean - half, mean + half], 0, 1)  # one seed has no interval: nan
             cells.append(f"{mean:.3f} ± {sd:.3f} [{low:.2f}, {high:.2f}]")
         cells.append(f"{r['gap_mean']} ± {r['gap_sd']}")
         cells.append(f"{r['T_paper']:.2f} / {r['S_paper']:.2f} / {r['gap_paper']}")
+        cells = [cell.replace("nan", "-").replace(" [-, -]", "") for cell in cells]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -831,14 +964,18 @@ def plot_curves(rows: list[dict], path: Path) -> None:
     rows = [{"settings": "", **row} for row in rows]
     groups = group_runs(rows)
     envs = list(dict.fromkeys(env for env, _, _ in groups))
-    figure, axes = plt.subplots(1, len(envs), figsize=(5.5 * len(envs), 3.8), squeeze=False, sharey=True)
+    figure, axes = plt.subplots(
+        1, len(envs), figsize=(5.5 * len(envs), 3.8), squeeze=False, sharey=True
+    )
     for env, axis in zip(envs, axes[0]):
         for (_, method, settings), group in ((k, g) for k, g in groups.items() if k[0] == env):
             by_step = {}
             for row in group:
                 by_step.setdefault(int(row["env_steps"]), []).append(float(row["success_student"]))
             x = sorted(by_step)
-            line = axis.plot(x, [statistics.mean(by_step[s]) for s in x], label=f"{method} {settings}")[0]
+            line = axis.plot(
+                x, [statistics.mean(by_step[s]) for s in x], label=f"{method} {settings}"
+            )[0]
             low, high = [min(by_step[s]) for s in x], [max(by_step[s]) for s in x]
             axis.fill_between(x, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
         axis.set(title=env, xlabel="environment steps", ylim=(-0.02, 1.02))
@@ -854,15 +991,15 @@ def report(out: str, results: str) -> str:
     """Write runs.csv, curves.csv, table1.csv, table1.md and fig5.png to `results`; return the table.
 
     Reads the run folders below `out`; where there are none, the two CSVs that `results` has
-    already. Raises ValueError where there is neither.
+    already. Raises BadInput where there is neither, or the same run twice.
     """
     folder = Path(results)
     runs, curves = read_runs(Path(out))
     if not runs:
-        if not (folder / "runs.csv").exists():
-            raise ValueError(f"no finished run below {out} and no {folder / 'runs.csv'}")
+        if not all((folder / name).exists() for name in ("runs.csv", "curves.csv")):
+            raise BadInput(f"no finished run below {out}, no runs.csv and curves.csv in {folder}")
         runs, curves = read_csv(folder / "runs.csv"), read_csv(folder / "curves.csv")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     write_csv(folder / "runs.csv", RUN_COLUMNS, runs)
     write_csv(folder / "curves.csv", CURVE_COLUMNS, curves)
     table = make_table(runs)
@@ -878,14 +1015,15 @@ def report(out: str, results: str) -> str:
 
 
 def is_finished(config: Config) -> bool:
-    """Whether this run is complete already. Raises ValueError if it is, with other settings."""
+    """Whether this run is complete already. Raises BadInput if it is, with other settings."""
     if not (config.folder / "result.json").exists():
         return False
     saved = json.loads((config.folder / "config.json").read_text())
     wanted = asdict(config)
-    changed = [k for k in wanted if k not in ("out", "device", "threads") and saved.get(k) != wanted[k]]
+    ignored = ("out", "device", "threads")
+    changed = ", ".join(k for k in wanted if k not in ignored and saved.get(k) != wanted[k])
     if changed:
-        raise ValueError(f"{config.folder} is finished with another {', '.join(changed)}; choose another --out")
+        raise BadInput(f"{config.folder} is finished with other {changed}; choose another --out")
     return True
 
 
@@ -895,26 +1033,42 @@ def run_many(configs: list[Config], jobs: int) -> dict[str, str]:
     Finished runs are kept and skipped. An interrupt ends the runs in progress and loses only them.
     """
     waiting = [config for config in configs if not is_finished(config)]
+    make_folder(Path(configs[0].out))
     total, start, running, failed = len(waiting), time.perf_counter(), {}, {}
-    print(f"{len(configs) - total} runs are finished already, {total} to go, {jobs} at a time", flush=True)
+    print(
+        f"{len(configs) - total} runs are finished already, {total} to go, {jobs} at a time",
+        flush=True,
+    )
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
                 config = waiting.pop(0)
-                config.folder.mkdir(parents=True, exist_ok=True)
-                flags = [x for k, v in asdict(config).items() for x in (f"--{k.replace('_', '-')}", str(v))]
-                with open(config.folder / "output.txt", "w") as output:
+                config.folder.mkdir(exist_ok=True)
+                flags = [
+                    x
+                    for k, v in asdict(config).items()
+                    for x in (f"--{k.replace('_', '-')}", str(v))
+                ]
+                with open(config.folder / "output.txt", "a") as output:
                     command = [sys.executable, os.path.abspath(__file__), *flags]
-                    running[subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)] = config
+                    running[subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)] = (
+                        config
+                    )
             time.sleep(0.1)
             for process in [p for p in running if p.poll() is not None]:
                 config = running.pop(process)
                 line = (config.folder / "output.txt").read_text().strip().rpartition("\n")[2]
                 if process.returncode:
                     failed[str(config.folder)] = line
+                else:
+                    result = json.loads((config.folder / "result.json").read_text())
+                    line = "T {success_teacher:.3f}  S {success_student:.3f}".format(**result)
                 done = total - len(waiting) - len(running)
                 left = (time.perf_counter() - start) / done * (total - done)
-                print(f"{done}/{total}  {config.folder}  {line}  ({left / 60:.0f} min left)", flush=True)
+                print(
+                    f"{done}/{total}  {config.folder}  {line}  ({left / 60:.0f} min left)",
+                    flush=True,
+                )
     finally:
         for process in running:
             process.terminate()
@@ -923,23 +1077,32 @@ def run_many(configs: list[Config], jobs: int) -> dict[str, str]:
 
 def fail(message: str) -> None:
     """One clear line on stderr and exit code 2."""
-    sys.exit(print(f"tsalign: {message}", file=sys.stderr) or 2)
+    print("tsalign:", " ".join(message.split()), file=sys.stderr)
+    sys.exit(2)
 
 
 def parse_arguments(arguments: list[str] | None) -> tuple[argparse.Namespace, list[Config]]:
     """The command line, whose flags are the fields of Config and a few more -> runs to do."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.error = fail
     for f in fields(Config):
         default = "" if f.default is None else f" (default {f.default})"
         text = (f.metadata["help"] + default).replace("%", "%%")
-        parser.add_argument(f"--{f.name.replace('_', '-')}", type=f.type, help=text, default=f.default)
+        parser.add_argument(
+            f"--{f.name.replace('_', '-')}", type=f.type, help=text, default=f.default
+        )
     parser.add_argument("--seeds", type=int, nargs="+", help="several seeds, one run each")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default 1)")
-    parser.add_argument("--report", action="store_true", help="redraw table and figures, no training")
-    parser.add_argument("--results", default="results", help="where the report goes (default results)")
+    parser.add_argument(
+        "--report", action="store_true", help="redraw table and figures, no training"
+    )
+    parser.add_argument(
+        "--results", default="results", help="where the report goes (default results)"
+    )
     args = parser.parse_args(arguments)
     if args.jobs < 1:
         fail(f"jobs must be at least 1, not {args.jobs}")
@@ -967,16 +1130,17 @@ def main(arguments: list[str] | None = None) -> None:
             make_envs(config.env, 1).close()
         if len(configs) > 1:
             failed = run_many(configs, args.jobs)
-            print(report(args.out, args.results))
             for folder, error in failed.items():
                 print(f"failed: {folder}: {error}", file=sys.stderr)
+            if len(failed) < len(configs):
+                print(report(args.out, args.results))
             sys.exit(1 if failed else 0)
         finished = is_finished(configs[0])
         if finished:
             result = json.loads((configs[0].folder / "result.json").read_text())
         else:
             result = train(configs[0])
-    except ValueError as error:
+    except BadInput as error:
         fail(str(error))
     except FloatingPointError as error:
         sys.exit(f"tsalign: stopped: {error}")

@@ -1,0 +1,1008 @@
+"""Every test compares the code with something else: hand values, plain loops, a scripted player."""
+
+import copy
+import csv
+import json
+import math
+import os
+import subprocess
+import sys
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Dict, Discrete
+from gymnasium.utils.env_checker import check_env
+from gymnasium.vector import AutoresetMode
+from torch.distributions import Categorical, kl_divergence
+
+import collecthealth
+import tsalign
+from collecthealth import CollectHealthEnv, CollectHealthVectorEnv
+from tsalign import METHODS, Config
+from tunnelvision import NEIGHBOURS, TunnelVisionEnv, TunnelVisionVectorEnv
+
+SMALL = dict(num_envs=4, rollout_steps=16, embedding_dim=8, width=16)
+SMALL |= dict(eval_episodes=8, log_episodes=8)
+SMALL_FLAGS = [x for k, v in SMALL.items() for x in (f"--{k.replace('_', '-')}", str(v))]
+
+
+class CueEnv(gym.Env):
+    """Three times in a row, answer with the shown cue. Guessing succeeds in 1 of 8 episodes."""
+
+    def __init__(self, nan_after=math.inf, views=("teacher", "student"), actions=None):
+        self.observation_space = Dict({view: Box(0, 1, (3,), np.float32) for view in views})
+        self.action_space = actions or Discrete(2, start=1)
+        self.nan_after, self.total = nan_after, 0
+
+    def observe(self):
+        self.cue, secret = self.np_random.integers(2), self.np_random.random()
+        cue = [float(self.cue == 0), float(self.cue == 1)]
+        views = {"teacher": np.float32([*cue, secret]), "student": np.float32([*cue, 0])}
+        return {view: views[view] for view in self.observation_space}
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.right = 0
+        return self.observe(), {}
+
+    def step(self, action):
+        is_right = action == self.cue + 1
+        self.right, self.total = self.right + is_right, self.total + 1
+        reward = float(is_right) if self.total <= self.nan_after else math.nan
+        ended = not is_right or self.right == 3
+        info = {"is_success": self.right == 3} if ended else {}  # some tell it only then
+        return self.observe(), reward, ended, False, info
+
+
+gym.register("Cue-v0", CueEnv)
+gym.register("CueNaN-v0", CueEnv, kwargs={"nan_after": 40})
+gym.register("CueOneView-v0", CueEnv, kwargs={"views": ("teacher",)})
+gym.register("CueContinuous-v0", CueEnv, kwargs={"actions": Box(0, 1, (1,))})
+
+
+class RecordingEnv(TunnelVisionVectorEnv):
+    """Keeps (obs, action, reward, terminated, truncated, true next obs) of every step."""
+
+    def reset(self, **arguments):
+        self.obs, info = super().reset(**arguments)
+        return self.obs, info
+
+    def step(self, actions):
+        before, result = self.obs, super().step(actions)
+        self.obs = result[0]
+        self.log = [*getattr(self, "log", []), (before, actions, *result[1:4], self.obs)]
+        return result
+
+
+class BlindfoldedEnv(RecordingEnv):
+    """The teacher's view is noise."""
+
+    def _observe(self):
+        obs = super()._observe()
+        return obs | {"teacher": np.random.default_rng(0).random(obs["teacher"].shape, np.float32)}
+
+
+def one_rollout(method="ours", envs=None, **settings):
+    """Networks, optimizers and the first rollout of a small run, with a policy that is not flat."""
+    config = Config(**{**SMALL, "method": method, **settings})
+    torch.manual_seed(0)
+    envs = envs or tsalign.make_envs(config.env, config.num_envs)
+    nets = tsalign.Networks(envs, config)
+    list(nets.head.parameters())[-2].data *= 100
+    obs, _ = envs.reset(seed=0)
+    steps, _ = tsalign.collect(envs, obs, nets, config)
+    return config, nets, tsalign.make_optimizers(nets, config), steps
+
+
+def units(*shape):
+    """Random unit vectors that want a gradient."""
+    return torch.nn.functional.normalize(torch.randn(*shape), dim=-1).requires_grad_()
+
+
+# --- the losses, Eq. (6) to (10) -----------------------------------------------------------------
+
+
+def test_eq6_by_hand_for_two_pairs():
+    z_teacher, z_student = torch.tensor([[1.0, 0], [0, 1]]), torch.tensor([[1.0, 0], [0.6, 0.8]])
+    # Similarities times 2: [[2, 1.2], [0, 1.6]]; each term is log(1 + exp(wrong - right)).
+    rows = [math.log(1 + math.exp(1.2 - 2)), math.log(1 + math.exp(0 - 1.6))]
+    columns = [math.log(1 + math.exp(0 - 2)), math.log(1 + math.exp(1.2 - 1.6))]
+    loss = tsalign.info_nce_loss(z_teacher, z_student, torch.tensor(2.0))
+    assert loss.item() == pytest.approx((sum(rows) / 2 + sum(columns) / 2) / 2)
+
+
+def test_eq6_equals_a_double_loop_in_value_and_gradients():
+    torch.manual_seed(0)
+    inputs = units(5, 3), units(5, 3), torch.tensor(4.0, requires_grad=True)
+    zt, zs, inverse_temperature = inputs
+    total = 0.0
+    for i in range(5):
+        to_student = [torch.exp(inverse_temperature * (zt[i] * zs[j]).sum()) for j in range(5)]
+        to_teacher = [torch.exp(inverse_temperature * (zt[j] * zs[i]).sum()) for j in range(5)]
+        for terms in (to_student, to_teacher):
+            total = total - torch.log(terms[i] / sum(terms)) / 10
+    loss = tsalign.info_nce_loss(*inputs)
+    assert loss.item() == pytest.approx(total.item())
+    assert tsalign.info_nce_loss(zs, zt, inverse_temperature).item() == pytest.approx(loss.item())
+    pairs = zip(torch.autograd.grad(loss, inputs), torch.autograd.grad(total, inputs))
+    assert all(torch.allclose(a, b, atol=1e-6) and a.abs().max() > 1e-3 for a, b in pairs)
+
+
+def test_eq7_and_eq9_by_hand():
+    z_teacher, z_student = torch.tensor([[1.0, 0], [0, 1]]), torch.tensor([[0.6, 0.8], [0, -1]])
+    assert tsalign.alignment_loss(z_teacher, z_student).item() == pytest.approx((0.4 + 2) / 2)
+    assert tsalign.embedding_loss(*torch.tensor([1.0, 2, 3]), 10, 0.1).item() == pytest.approx(21.3)
+
+
+def test_eq8_by_hand_and_the_logits_before_are_constants():
+    now_teacher, now_student, before_teacher, before_student = logits = [
+        torch.tensor([x], requires_grad=True) for x in ([1.0, 2], [0.0, 0], [1.0, 5], [1.0, -1])
+    ]
+    loss = tsalign.stability_loss(*logits)
+    assert loss.item() == pytest.approx((0 + 9 + 1 + 1) / 4)
+    loss.backward()
+    assert now_teacher.grad.tolist() == [[0, -1.5]] and now_student.grad.tolist() == [[-0.5, 0.5]]
+    assert before_teacher.grad is None and before_student.grad is None
+
+
+def test_eq10_by_hand_with_its_direction():
+    teacher, proxy = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.9, 0.1]]).log()
+    expected = 0.5 * math.log(0.5 / 0.9) + 0.5 * math.log(0.5 / 0.1)  # the reverse is .368
+    assert tsalign.imitation_kl(teacher + 3, proxy).tolist() == pytest.approx([expected])
+
+
+# --- PPO -----------------------------------------------------------------------------------------
+
+
+def explicit_gae(rewards, values, next_values, terminated, done, gamma, lam):
+    """Oracle: the sum over all later steps of the same episode, step by step."""
+    advantages = torch.zeros_like(rewards)
+    for n in range(rewards.shape[1]):
+        for t in range(len(rewards)):
+            for k in range(t, len(rewards)):
+                future = 0 if terminated[k, n] else gamma * next_values[k, n]
+                delta = rewards[k, n] + future - values[k, n]
+                advantages[t, n] += (gamma * lam) ** (k - t) * delta
+                if done[k, n]:
+                    break
+    return advantages
+
+
+def test_gae_equals_an_explicit_sum_with_both_ends():
+    torch.manual_seed(0)
+    rewards, values, next_values = torch.randn(3, 7, 3)
+    terminated, truncated = torch.zeros(2, 7, 3, dtype=torch.bool)
+    terminated[2, 0] = truncated[4, 0] = truncated[3, 1] = terminated[6, 2] = True
+    arguments = rewards, values, next_values, terminated, terminated | truncated, 0.9, 0.8
+    assert torch.allclose(tsalign.gae(*arguments), explicit_gae(*arguments), atol=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_collect_bootstraps_from_the_true_next_view_and_never_uses_the_student(method):
+    calls, envs = [], RecordingEnv(8, max_episode_steps=2)
+    hook = torch.nn.modules.module.register_module_forward_hook(lambda m, *_: calls.append(m))
+    settings = dict(envs=envs, num_envs=8, sitt_lambda1=0.7, gamma=0.9, gae_lambda=0.8)
+    config, nets, _, steps = one_rollout(method, **settings)
+    hook.remove()
+    assert nets.teacher in calls and nets.student not in calls
+    assert not any(x.requires_grad for x in steps)
+
+    obs, action, reward, terminated, truncated, next_obs = zip(*envs.log)
+    assert np.any(truncated) and np.any(terminated)
+    assert (steps.action.numpy() == np.stack(action)).all()
+    for view, kept in (("teacher", steps.obs_teacher), ("student", steps.obs_student)):
+        assert (kept.numpy() == np.stack([o[view] for o in obs])).all()
+    reward, ended, terminated = (
+        torch.tensor(np.stack(x)) for x in (reward, np.array(terminated) | truncated, terminated)
+    )
+    with torch.no_grad():
+        z, z_next = (nets.teacher(torch.tensor(np.stack([o["teacher"] for o in os_]))
+                     .flatten(0, 1)).view(16, 8, -1) for os_ in (obs, next_obs))  # fmt: skip
+        if method == "sitt":
+            proxy = Categorical(logits=nets.head(nets.proxy(steps.obs_teacher.flatten(0, 1))))
+            penalty = kl_divergence(Categorical(logits=nets.head(z).flatten(0, 1)), proxy)
+            assert penalty.mean() > 0.05
+            reward = reward - 0.7 * penalty.view(16, 8)
+        values, next_values = nets.critic(z)[..., 0], nets.critic(z_next)[..., 0]
+    expected = explicit_gae(reward.float(), values, next_values, terminated, ended, 0.9, 0.8)
+    assert torch.allclose(steps.advantage, expected, atol=1e-5)
+    assert torch.allclose(steps.returns, expected + values, atol=1e-5)
+
+
+def test_ppo_losses_by_hand():
+    log_probs = torch.tensor([[0.3, 0.7], [0.5, 0.5]]).log()
+    action, advantage = torch.tensor([0, 1]), torch.tensor([5.0, 1.0])  # normalised: 1, -1
+    entropy = -(0.3 * math.log(0.3) + 0.7 * math.log(0.7) + math.log(0.5)) / 2
+    for ratios, surrogate in [((1.5, 0.5), (1.2 - 0.8) / 2), ((0.5, 1.5), (0.5 - 1.5) / 2)]:
+        before = torch.tensor([0.3 / ratios[0], 0.5 / ratios[1]]).log()
+        arguments = log_probs, torch.zeros(2), action, before, advantage, torch.tensor([1.0, 3])
+        losses = tsalign.ppo_losses(*arguments, clip=0.2)
+        assert losses["policy_loss"].item() == pytest.approx(-surrogate)
+        assert losses["value_loss"].item() == pytest.approx(5)
+        assert losses["entropy"].item() == pytest.approx(entropy)
+
+
+# --- which loss reaches which network ------------------------------------------------------------
+
+ARROWS = [
+    ("policy", "ours", {"head", "critic"}),  # Section IV: not through the encoders
+    ("policy", "bc", {"head", "critic", "teacher"}),
+    ("policy", "sitt", {"head", "critic", "teacher"}),
+    ("student", "ours", {"teacher", "student", "log_inverse_temperature"}),
+    ("student", "bc", {"student", "student_head"}),
+    ("student", "sitt", {"student", "proxy"}),
+]
+
+
+@pytest.mark.parametrize("phase, method, learners", ARROWS)
+def test_each_phase_moves_its_own_networks_only(phase, method, learners):
+    config, nets, (policy_optimizer, encoder_optimizer), steps = one_rollout(method)
+    before = copy.deepcopy(dict(nets.named_parameters()))
+    if phase == "policy":
+        tsalign.train_policy(nets, policy_optimizer, steps.flat(), config)
+    else:
+        METHODS[method].train_student(nets, encoder_optimizer, steps.flat(), config)
+    parameters = [(name.split(".")[0], name, p) for name, p in nets.named_parameters()]
+    assert {part for part, name, p in parameters if not torch.equal(p, before[name])} == learners
+    assert {part for part, _, p in parameters if p.grad is not None} == learners
+
+
+def whole_batch(method, **settings):
+    """As `one_rollout`, with a single minibatch: one phase is one gradient step."""
+    one = dict(encoder_batch=64, encoder_epochs=1, encoder_pairs=1.0, ppo_batch=64, ppo_epochs=1)
+    return one_rollout(method, max_grad_norm=1e9, **one, **settings)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_step_of_the_second_optimizer_has_the_gradient_of_its_loss(method):
+    config, nets, (_, optimizer), steps = whole_batch(method)
+    steps, copied = steps.flat(), copy.deepcopy(nets)
+    METHODS[method].train_student(nets, optimizer, steps, config)
+
+    z_student, z_teacher = copied.student(steps.obs_student), copied.teacher(steps.obs_teacher)
+    if method == "bc":
+        student, learners = Categorical(logits=copied.student_head(z_student)), ["student"]
+        loss = kl_divergence(Categorical(logits=steps.logits_teacher), student).mean()
+    elif method == "sitt":
+        def distance(z, target):
+            logits = copied.head(z) - copied.head(target.detach())
+            return (z - target.detach()).abs().mean() + logits.abs().mean()
+
+        loss = distance(z_student, z_teacher) + distance(copied.proxy(steps.obs_teacher), z_student)
+        learners = ["student", "proxy"]
+    else:  # Eq. (8) is at its minimum before the first step
+        loss = tsalign.info_nce_loss(z_teacher, z_student, copied.log_inverse_temperature.exp())
+        weight = {"no-align": 0.0}.get(method, config.lambda_align)
+        loss = loss + weight * (1 - (z_teacher * z_student).sum(-1)).mean()
+        learners = ["teacher", "student"]
+    loss.backward()
+    for name in learners:
+        pairs = zip(getattr(nets, name).parameters(), getattr(copied, name).parameters())
+        assert all(torch.allclose(a.grad, b.grad, rtol=1e-3, atol=1e-6) for a, b in pairs)
+
+
+@pytest.mark.parametrize("method", ["ours", "sitt"])
+def test_one_step_of_the_policy_has_the_gradient_of_its_loss(method):
+    config, nets, (optimizer, _), steps = whole_batch(method, sitt_lambda2=5.0)
+    steps, copied = steps.flat(), copy.deepcopy(nets)
+    tsalign.train_policy(nets, optimizer, steps, config)
+    policy, advantage = Categorical(logits=copied.head(steps.z_teacher)), steps.advantage
+    advantage = (advantage - advantage.mean()) / advantage.std(correction=0)
+    loss = -(policy.log_prob(steps.action) * advantage).mean()  # the ratio is 1 everywhere
+    loss = loss - config.entropy_coef * policy.entropy().mean()
+    if method == "sitt":
+        proxy = copied.head(copied.proxy(steps.obs_teacher)).detach()
+        loss = loss + 5 * kl_divergence(policy, Categorical(logits=proxy)).mean()
+    loss.backward()
+    pairs = zip(nets.head.parameters(), copied.head.parameters())
+    assert all(torch.allclose(a.grad, b.grad, rtol=1e-3, atol=1e-5) for a, b in pairs)
+
+
+@pytest.mark.parametrize("off, learns", [({"info_nce_loss"}, False),
+                                         ({"alignment_loss", "stability_loss"}, True)])  # fmt: skip
+def test_the_temperature_learns_from_eq6_alone(monkeypatch, off, learns):
+    for name in off:
+        monkeypatch.setattr(tsalign, name, lambda first, *_: first.sum() * 0)
+    config, nets, (_, optimizer), steps = one_rollout(lambda_align=1.0, lambda_stab=1.0)
+    before = nets.log_inverse_temperature.item()
+    tsalign.train_embedding(nets, optimizer, steps.flat(), config)
+    assert (nets.log_inverse_temperature.item() != before) == learns
+
+
+def test_eq8_compares_with_the_logits_before_the_phase_on_both_views(monkeypatch):
+    seen, eq8 = [], tsalign.stability_loss
+    monkeypatch.setattr(tsalign, "stability_loss", lambda *x: (seen.append(x), eq8(*x))[1])
+    config, nets, (_, optimizer), steps = one_rollout(encoder_batch=64, encoder_epochs=3)
+    steps = steps.flat()
+    with torch.no_grad():
+        first = nets.policy("teacher", steps.obs_teacher), nets.policy("student", steps.obs_student)
+    tsalign.train_embedding(nets, optimizer, steps, config)
+    for k, (teacher, student, *before) in enumerate(seen):  # rows are shuffled
+        for now, then, expected in zip((teacher, student), before, first):
+            assert torch.allclose(then.sort(0)[0], expected.sort(0)[0], atol=1e-5)
+            assert torch.allclose(now, then, atol=1e-4) == (k == 0)
+
+
+@pytest.mark.parametrize("env", ["tunnelvision", "collecthealth"])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_runs_a_cycle_with_finite_losses(env, method):
+    config, nets, optimizers, steps = one_rollout(method, env=env)
+    losses = tsalign.train_policy(nets, optimizers[0], steps.flat(), config)
+    losses |= METHODS[method].train_student(nets, optimizers[1], steps.flat(), config)
+    assert len(losses) >= 4 and all(map(math.isfinite, losses.values()))
+
+
+# --- evaluation ----------------------------------------------------------------------------------
+
+
+def test_the_student_never_touches_the_teacher_view():
+    _, nets, _, _ = one_rollout()
+    actions = {}
+    for env_class in (RecordingEnv, BlindfoldedEnv):
+        for view in ("teacher", "student"):
+            envs = env_class(4)
+            torch.manual_seed(1)
+            tsalign.success_rate(envs, nets, view, episodes_each=1, seed=3)
+            actions[env_class, view] = [step[1].tolist() for step in envs.log]
+    assert actions[RecordingEnv, "student"] == actions[BlindfoldedEnv, "student"]
+    assert actions[RecordingEnv, "teacher"] != actions[BlindfoldedEnv, "teacher"]
+
+
+class FixedEndsEnv(RecordingEnv):
+    """Sub-environment i ends after i + 1 steps, with success where i is even."""
+
+    def step(self, actions):
+        self.blocked[:] = False
+        obs, reward, *_ = super().step(np.full(self.num_envs, 4))
+        self.done = self.steps > self.index
+        return obs, reward, self.done, ~self.done & False, {"is_success": self.index % 2 == 0}
+
+
+def test_success_counts_short_and_long_episodes_alike():
+    _, nets, _, _ = one_rollout()
+    assert tsalign.evaluate(FixedEndsEnv(6), nets, 24, seed=0) == (0.5, 0.5)
+
+
+# --- training and run folders --------------------------------------------------------------------
+
+
+def rows_of(path):
+    return list(csv.DictReader(path.open()))
+
+
+def run_main(*arguments):
+    """`python tsalign.py ...` in this process -> exit code."""
+    try:
+        tsalign.main([str(x) for x in arguments])
+    except SystemExit as end:
+        return 1 if isinstance(end.code, str) else end.code or 0
+    return 0
+
+
+def test_training_improves_an_environment_of_ones_own_and_loads_again(tmp_path):
+    flags = "--num-envs 16 --rollout-steps 32 --total-steps 8192 --ppo-batch 64 --width 32"
+    flags += " --embedding-dim 8 --log-evals 4 --eval-episodes 512 --env test_tsalign:Cue-v0 --out"
+    assert run_main(*flags.split(), tmp_path) == 0
+    (folder,) = tmp_path.iterdir()
+    result = json.loads((folder / "result.json").read_text())
+    envs = tsalign.make_envs("test_tsalign:Cue-v0", 16)
+    untrained = tsalign.Networks(envs, Config(env="test_tsalign:Cue-v0"))
+    for view, success in zip(("teacher", "student"), tsalign.evaluate(envs, untrained, 512, 5)):
+        assert success == pytest.approx(1 / 8, abs=0.08)
+        assert result[f"success_{view}"] > 0.6
+    config, nets = tsalign.load_run(folder)
+    assert (config.env, config.width) == ("test_tsalign:Cue-v0", 32)
+    loaded = tsalign.evaluate(envs, nets, 512, 5)
+    saved = result["success_teacher"], result["success_student"]
+    assert loaded == pytest.approx(saved, abs=0.1)  # four standard deviations at most
+    assert len(rows_of(folder / "log.csv")) == 4
+
+
+def test_a_run_leaves_its_files_and_is_not_overwritten(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tsalign, "evaluate", lambda *_: (0.75, 0.5))
+    flags = [*SMALL_FLAGS, "--out", tmp_path, "--log-evals", 2]
+    assert run_main(*flags, "--total-steps", 128) == 0
+    folder = tmp_path / "tunnelvision_ours_seed0"
+    files = {"config.json", "log.csv", "checkpoint.pt", "curve.png", "result.json"}
+    assert {path.name for path in folder.iterdir()} == files
+    result = json.loads((folder / "result.json").read_text())
+    expected = dict(env="tunnelvision", method="ours", seed=0, eval_episodes=8, env_steps=128)
+    assert expected.items() <= result.items() and result["seconds"] > 0
+    success = dict(success_teacher=0.75, success_student=0.5, gap=0.25)
+    assert success.items() <= result.items()
+    assert result["device"] in ("cpu", "cuda:0", "mps:0", "cuda", "mps")
+    assert result["torch"] == torch.__version__
+    assert json.loads((folder / "config.json").read_text())["width"] == 16
+    keys, log = ("env_steps", *success), rows_of(folder / "log.csv")
+    logged = [[float(row[k]) for k in keys] for row in log]
+    assert logged == [[64, 0.75, 0.5, 0.25], [128, 0.75, 0.5, 0.25]]
+    assert torch.load(folder / "checkpoint.pt", weights_only=True)["networks"]
+    assert (folder / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+    kept = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()}
+    capsys.readouterr()
+    assert run_main(*flags, "--total-steps", 128) == 0 and "kept" in capsys.readouterr().out
+    assert run_main(*flags, "--total-steps", 64) == 2
+    assert "total_steps" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="finished"):
+        tsalign.train(Config(**SMALL, total_steps=64, out=str(tmp_path)))
+    assert kept == {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()}
+
+
+def test_the_seed_decides_everything(tmp_path):
+    logs = []
+    for out, seed in [("a", 0), ("b", 0), ("c", 1)]:
+        torch.rand(seed + len(out))  # the state of the generator before must not matter
+        config = Config(**SMALL, total_steps=192, log_evals=2, seed=seed, out=str(tmp_path / out))
+        tsalign.train(config)
+        logs.append((config.folder / "log.csv").read_bytes())
+    assert logs[0] == logs[1] != logs[2]
+
+
+def test_a_nan_stops_the_run_and_keeps_the_log(tmp_path, capsys):
+    flags = ["--env", "test_tsalign:CueNaN-v0", "--out", tmp_path, *SMALL_FLAGS]
+    assert run_main(*flags, "--total-steps", 256, "--log-evals", 4) == 1
+    (folder,) = tmp_path.iterdir()
+    assert [row["env_steps"] for row in rows_of(folder / "log.csv")] == ["64", "128"]
+    assert not (folder / "result.json").exists()
+    config = Config(**SMALL, env="test_tsalign:CueNaN-v0", total_steps=256, out=str(tmp_path))
+    with pytest.raises(FloatingPointError, match="value_loss"):
+        tsalign.train(config)
+
+
+BAD = """--env nosuch-v0;--env nosuch:Env-v0;--env CartPole-v1;--env test_tsalign:CueOneView-v0
+--env test_tsalign:CueContinuous-v0;--method nosuch;--device nosuch;--device cuda:99;--nosuch 1
+--num-envs 0;--total-steps -5;--rollout-steps 0;--width x;--total-steps 1.5;--encoder-batch 1;--seed
+--lambda-align -1;--lambda-align nan;--gamma 2;--seed -1;--seeds 0 -1;--jobs 0;--env all --width 0
+--report --out missing""".replace("\n", ";").split(";")
+
+
+@pytest.mark.parametrize("arguments", BAD)
+def test_bad_input_gives_one_line_and_exit_code_2(arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run_main(*arguments.split()) == 2
+    output = capsys.readouterr()
+    assert output.err.startswith("tsalign: ") and output.err.count("\n") == 1
+    assert output.out == "" and not list(tmp_path.iterdir())
+
+
+def python(folder, *arguments):
+    here = os.path.dirname(os.path.abspath(tsalign.__file__))
+    env = {**os.environ, "PYTHONPATH": here, "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, *(x.replace("HERE", here) for x in arguments)]
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+
+
+def test_import_has_no_side_effect_and_errors_no_traceback(tmp_path):
+    end = python(tmp_path, "-c", "import tsalign, tunnelvision, collecthealth")
+    assert (end.returncode, end.stdout, end.stderr) == (0, "", "")
+    end = python(tmp_path, "HERE/tsalign.py", "--method", "nosuch")
+    assert (end.returncode, end.stdout, end.stderr.count("\n")) == (2, "", 1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_many_runs_resume_and_one_failure_stops_no_other(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    flags = ["--env", "test_tsalign:Cue-v0", "--method", "all", "--seeds", 3, 3, *SMALL_FLAGS]
+    flags += ["--total-steps", 64, "--out", "out", "--results", "table", "--log-evals", 1]
+    names = {m: Path("out", f"test_tsalign-Cue-v0_{m}_seed3", "result.json") for m in METHODS}
+    locked = Config(env="test_tsalign:Cue-v0", method="bc", seed=3, out="out")
+    started, popen = [], subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda *x, **y: (started.append(x), popen(*x, **y))[1])
+    with tsalign.open_log(locked):  # as if another process were training there
+        with pytest.raises(ValueError, match="another process"):
+            tsalign.open_log(locked)
+        assert run_main(*flags) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and names["bc"].parent.name in error and "another" in error
+    assert {m for m, path in names.items() if path.exists()} == set(METHODS) - {"bc"}
+
+    names["sitt"].unlink()  # as if it had been killed
+    before = {m: path.stat().st_mtime_ns for m, path in names.items() if path.exists()}
+    assert run_main(*flags) == 0
+    redone = {m for m, path in names.items() if path.stat().st_mtime_ns != before.get(m)}
+    assert redone == {"bc", "sitt"} and len(started) == 5 + 2
+    assert len(list(Path("out").iterdir())) == len(METHODS)
+    assert rows_of(names["sitt"].with_name("log.csv"))[0]["env_steps"] == "64"
+    assert [row["method"] for row in rows_of(Path("table", "table1.csv"))] == list(tsalign.PAPER)
+
+
+@pytest.mark.parametrize("source", ["folders", "csv"])
+def test_report_by_hand(source, tmp_path):
+    out, results = tmp_path / "out", tmp_path / "results"
+    results.mkdir()
+    shared = "tunnelvision,ours,lambda_stab=7.5"
+    runs = ["env,method,settings,seed,success_teacher,success_student,gap,eval_episodes"]
+    curves = ["env,method,settings,seed,env_steps,success_teacher,success_student"]
+    for seed, (teacher, student) in enumerate([(0.8, 0.6), (0.9, 0.5), (1.0, 0.4)]):
+        success = dict(success_teacher=teacher, success_student=student, gap=teacher - student)
+        runs.append(f"{shared},{seed},{teacher},{student},{teacher - student},512")
+        curves.append(f"{shared},{seed},100,{teacher},{student}")
+        if source == "folders":
+            config = Config(seed=seed, lambda_stab=7.5, out=str(out))
+            config.folder.mkdir(parents=True)
+            (config.folder / "config.json").write_text(json.dumps(asdict(config)))
+            result = dict(env="tunnelvision", method="ours", seed=seed, eval_episodes=512)
+            (config.folder / "result.json").write_text(json.dumps(result | success))
+            log = f"env_steps,success_teacher,success_student\n100,{teacher},{student}\n"
+            (config.folder / "log.csv").write_text(log)
+    if source == "csv":
+        (results / "runs.csv").write_text("\n".join(runs) + "\n")
+        (results / "curves.csv").write_text("\n".join(curves) + "\n")
+    # t(2) = 4.303, so the intervals are +- 4.303 * 0.1 / sqrt(3) = 0.248
+    line = (
+        "| tunnelvision | ours lambda_stab=7.5 | 3 | 0.900 ± 0.100 [0.65, 1.00] "
+        "| 0.500 ± 0.100 [0.25, 0.75] | 0.400 ± 0.200 | 1.00 / 1.00 / 0.00 |"
+    )
+    for _ in range(2):  # from what it wrote itself, too
+        assert tsalign.report(str(out), str(results)).splitlines()[2:] == [line]
+        (row,) = rows_of(results / "table1.csv")
+        numbers = {"T_mean": 0.9, "T_ci95": 0.248, "S_mean": 0.5, "gap_sd": 0.2, "n": 3}
+        assert {k: float(row[k]) for k in numbers} == pytest.approx(numbers)
+        kept = [[row["seed"], row["env_steps"], row["success_student"]]
+                for row in rows_of(results / "curves.csv")]  # fmt: skip
+        assert kept == [["0", "100", "0.6"], ["1", "100", "0.5"], ["2", "100", "0.4"]]
+        assert line in (results / "table1.md").read_text() and (results / "fig5.png").exists()
+
+
+# --- both environments ---------------------------------------------------------------------------
+
+TUNNEL = ("TunnelVision-v0", TunnelVisionVectorEnv, TunnelVisionEnv)
+HEALTH = ("CollectHealth-v0", CollectHealthVectorEnv, CollectHealthEnv)
+both = pytest.mark.parametrize("name, Vector, Single", [TUNNEL, HEALTH])
+
+
+@both
+def test_vector_equals_single(name, Vector, Single):
+    mode = {"autoreset_mode": AutoresetMode.DISABLED}
+    fast = gym.make_vec(name, 5, vectorization_mode="vector_entry_point")
+    slow = gym.make_vec(name, 5, vectorization_mode="sync", vector_kwargs=mode)
+    rng, episodes, lone_resets = np.random.default_rng(0), 0, 0
+    obs = [envs.reset(seed=7)[0] for envs in (fast, slow)]
+    for _ in range(150):
+        assert all((obs[0][view] == obs[1][view]).all() for view in ("teacher", "student"))
+        actions = rng.integers(fast.single_action_space.n, size=5)
+        a, b = (envs.step(actions) for envs in (fast, slow))
+        assert all((x == y).all() for x, y in zip(a[1:4], b[1:4]))
+        assert (a[4]["is_success"] == b[4]["is_success"]).all()
+        assert all((a[0][view] == b[0][view]).all() for view in ("teacher", "student"))
+        obs, done = (a[0], b[0]), a[2] | a[3]
+        if done.any():
+            episodes, lone_resets = episodes + done.sum(), lone_resets + (not done.all())
+            options = {"reset_mask": done.copy()}
+            obs = [envs.reset(options=options)[0] for envs in (fast, slow)]
+    assert episodes > 10 and lone_resets > 2
+
+
+@both
+def test_check_env_is_silent(name, Vector, Single):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_env(gym.make(name, render_mode="rgb_array").unwrapped)
+
+
+@both
+def test_observations_stay_in_their_spaces_and_repeat_by_seed(name, Vector, Single):
+    def run(seed):
+        env, seen = Vector(8), []
+        obs, _ = env.reset(seed=seed)
+        rng = np.random.default_rng(0)
+        for _ in range(100):
+            assert all(env.observation_space[view].contains(obs[view]) for view in obs)
+            seen.append(obs["teacher"])
+            obs, *_ = env.step(rng.integers(env.single_action_space.n, size=8))
+            if env.done.any():
+                obs, _ = env.reset(options={"reset_mask": env.done.copy()})
+        return np.stack(seen)
+
+    assert (run(1) == run(1)).all()
+    assert (run(1) != run(2)).any()
+
+
+@both
+def test_sub_env_i_is_seeded_with_seed_plus_i(name, Vector, Single):
+    # Four episodes each, because the first views of two TunnelVision layouts are often the same.
+    def episodes(env, **seed):
+        first = env.reset(**seed)[0]["teacher"]
+        return np.stack([first] + [env.reset()[0]["teacher"] for _ in range(3)])
+
+    pair = episodes(Vector(2), seed=[4, 9])
+    assert (pair[:, 1] == episodes(Single(), seed=9)).all()
+    assert (pair[:, 0] == episodes(Vector(3), seed=2)[:, 2]).all()
+    assert (pair[:, 0] != pair[:, 1]).any()
+
+
+@both
+def test_stepping_a_finished_sub_env_raises(name, Vector, Single):
+    env = Vector(2)
+    with pytest.raises(gym.error.ResetNeeded):
+        env.step(np.zeros(2, int))
+    env.reset(seed=0)
+    turn = env.single_action_space.n - 1
+    if Vector is CollectHealthVectorEnv:  # straight ahead is a wall
+        env.position[1], env.first_heading[1] = (7.5, 4), 0
+    else:
+        env.blocked[1] = True
+    assert env.step(np.array([turn, 0]))[2].tolist() == [False, True]
+    with pytest.raises(gym.error.ResetNeeded):
+        env.step(np.full(2, turn))
+    before = env._observe()["teacher"][0]
+    obs, _ = env.reset(options={"reset_mask": np.array([False, True])})
+    assert (obs["teacher"][0] == before).all() and env.steps.tolist() == [1, 0]
+    env.step(np.full(2, turn))
+
+
+BAD_ARGUMENTS = [
+    (Vector, arguments)
+    for Vector, own in [(TUNNEL[1], "rows=0, cols=2, obstacle_density=1.1, obstacle_density=nan"),
+                        (HEALTH[1], "n_boxes=0, n_boxes=101, room=2.0, room=nan")]
+    for arguments in f"num_envs=0, max_episode_steps=0, render_mode=human, {own}".split(", ")
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("Vector, arguments", BAD_ARGUMENTS)
+def test_bad_arguments_raise(Vector, arguments):
+    name, value = arguments.split("=")
+    number = float if name in ("room", "obstacle_density") else int
+    with pytest.raises(ValueError, match=name):
+        Vector(**{name: value if name == "render_mode" else number(value)})
+
+
+@both
+def test_bad_actions_raise(name, Vector, Single):
+    env = Vector(2)
+    env.reset(seed=0)
+    for actions in [[0], [0, env.single_action_space.n], [-1, 0]]:
+        with pytest.raises(ValueError):
+            env.step(np.array(actions))
+
+
+def play(envs, choose, seed=0):
+    """Success of the first episode in each sub-environment; `choose` sees one view's rows."""
+    obs, _ = envs.reset(seed=seed)
+    active, success = np.ones((2, envs.num_envs), bool) * [[True], [False]]
+    while active.any():
+        obs, _, terminated, truncated, info = envs.step(choose(obs))
+        success |= active & info["is_success"]
+        ended = terminated | truncated
+        active &= ~ended
+        if ended.any():
+            obs, _ = envs.reset(options={"reset_mask": ended})
+    return success
+
+
+# --- TunnelVision --------------------------------------------------------------------------------
+
+E, S, W, N, FACE_E, FACE_S, FACE_W, FACE_N = range(8)
+
+
+def look_before_you_step(view):
+    """A student's rules: position, heading, last action and the three cells ahead, nothing else."""
+    (row, column), heading = divmod(view[:45].argmax(), 9), view[45:49].argmax()
+    last, is_free = view[49:58].argmax(), view[59] == 0
+    if column == 8:
+        return S if row < 2 else N
+    if column in (0, 1, 3, 5, 7):
+        return E
+    if last == E and heading != E:
+        return FACE_E
+    if last in (E, FACE_E):
+        return E if is_free else FACE_N
+    if last == FACE_N:
+        return N if is_free else FACE_S
+    if last == FACE_S:
+        return S
+    return last if is_free else E  # on its way up or down
+
+
+def test_tunnel_a_student_that_looks_always_succeeds_and_a_blind_walker_does_not():
+    def student(obs):
+        return np.array([look_before_you_step(view) for view in obs["student"]])
+
+    def greedy(obs):  # to the east, in the last column to the goal
+        cell = obs["teacher"][:, :45].argmax(1)
+        return np.where(cell % 9 < 8, E, np.where(cell // 9 < 2, S, N))
+
+    assert play(TunnelVisionVectorEnv(1000), student).all()
+    assert play(TunnelVisionVectorEnv(1000), greedy).mean() < 0.05
+    assert play(TunnelVisionVectorEnv(1000), lambda obs: np.full(1000, E)).mean() < 0.05
+
+
+@pytest.mark.parametrize("density", [1.0, 0.5])
+def test_tunnel_every_layout_is_connected_and_random(density):
+    envs = TunnelVisionVectorEnv(300, obstacle_density=density)
+    envs.reset(seed=0)
+    for blocked in envs.blocked:
+        free, reached, frontier = {tuple(c) for c in np.argwhere(~blocked)}, set(), [(3, 1)]
+        while frontier:
+            cell = frontier.pop()
+            if cell in free - reached:
+                reached.add(cell)
+                frontier += [tuple(cell + offset) for offset in NEIGHBOURS[::2]]
+        assert (3, 9) in reached
+        assert blocked[[0, -1]].all() and blocked[:, [0, -1]].all()
+        if density == 1:
+            assert reached == free and ((~blocked).sum(0)[[1, 2, 4, 6, 8]] == 1).all()
+    layouts = envs.blocked.reshape(300, -1)
+    assert len(np.unique(layouts, axis=0)) > 80  # of 125 at density 1
+    assert len(np.unique(envs.heading)) == 4
+
+
+@pytest.mark.parametrize("heading, ahead", list(enumerate([(0, 1), (1, 0), (0, -1), (-1, 0)])))
+def test_tunnel_the_student_sees_the_three_cells_ahead_and_the_teacher_all_eight(heading, ahead):
+    env = TunnelVisionVectorEnv(1)
+    env.reset(seed=0)
+    env.position[0], env.heading[0] = (2, 4), heading
+    before = env._observe()
+    for k, (down, right) in enumerate(NEIGHBOURS):
+        env.blocked[0, 3 + down, 5 + right] ^= True
+        after = env._observe()
+        env.blocked[0, 3 + down, 5 + right] ^= True
+        changed = {v: np.flatnonzero(after[v][0] != before[v][0]).tolist() for v in after}
+        is_ahead = ahead[0] * down + ahead[1] * right > 0
+        rightward = ahead[1] * down - ahead[0] * right  # -1, 0, 1
+        assert changed == {"teacher": [58 + k], "student": [59 + rightward] if is_ahead else []}
+
+
+@pytest.mark.parametrize(
+    "start, action, end, reward, terminated, success",
+    [((2, 0), E, (2, 1), 0.09, False, False), ((2, 1), W, (2, 0), -0.11, False, False),
+     ((1, 3), S, (2, 3), 0.09, False, False), ((2, 3), N, (1, 3), -0.11, False, False),
+     ((2, 3), FACE_N, (2, 3), -0.01, False, False), ((2, 0), W, (2, 0), -1.01, True, False),
+     ((2, 7), E, (2, 8), 1.09, True, True), ((4, 4), S, (4, 4), -1.01, True, False)],
+)  # fmt: skip
+def test_tunnel_steps_by_hand(start, action, end, reward, terminated, success):
+    env = TunnelVisionVectorEnv(1, obstacle_density=0)  # nothing but the outside is blocked
+    env.reset(seed=0)
+    env.position[0], env.heading[0] = start, 0
+    obs, *result, info = env.step(np.array([action]))
+    assert env.position[0].tolist() == list(end)
+    assert env.heading[0] == (3 if action == FACE_N else 0)
+    assert [x[0] for x in result] == [pytest.approx(reward), terminated, False]
+    assert info["is_success"][0] == success and obs["student"][0, 49 + action] == 1
+
+
+def test_tunnel_time_limit_truncates_and_a_late_goal_still_terminates():
+    for start, end in [((2, 4), (False, True)), ((2, 6), (True, False))]:
+        env = TunnelVisionVectorEnv(1, obstacle_density=0, max_episode_steps=2)
+        env.reset(seed=0)
+        env.position[0] = start
+        assert env.step(np.array([E]))[2:4] == (np.array([False]), np.array([False]))
+        assert tuple(x[0] for x in env.step(np.array([E]))[2:4]) == end
+
+
+def test_tunnel_rendering_shows_start_goal_and_agent():
+    text, picture = (gym.make("TunnelVision-v0", render_mode=m) for m in ("ansi", "rgb_array"))
+    for env in (text, picture):
+        env.reset(seed=0)
+        env.step(E)
+        env.step(FACE_S)
+    grid = text.render().split("\n")
+    assert [len(line) for line in grid] == [9] * 5
+    assert (grid[2][0], grid[2][1], grid[2][8]) == ("S", "v", "G")
+    frame = picture.render()
+    assert frame.dtype == np.uint8 and frame.shape == (7 * 48, 11 * 48, 3)
+    centres = frame[24::48, 24::48].astype(int)  # (7, 11, 3), one pixel a cell
+    # The agent is red, the goal green, the start bluish.
+    assert centres[[3, 3, 3], [2, 9, 1]].argmax(1).tolist() == [0, 1, 2]
+
+
+# --- CollectHealth -------------------------------------------------------------------------------
+
+CEILING, FLOOR, WALL_X, WALL_Y = (list(c) for c in collecthealth.SCENE_RGB)
+BOX_TOP, BOX_SIDE = (list(c) for c in collecthealth.BOX_RGB)
+
+
+def health_room(position, heading, boxes, **arguments):
+    """One room with the agent and the boxes at given places, ready to step."""
+    env = CollectHealthVectorEnv(1, n_boxes=len(boxes), **arguments)
+    env.reset(seed=0)
+    env.position[0], env.first_heading[0], env.boxes[0] = position, heading, boxes
+    return env
+
+
+def march_rays(env, height, width, step=0.002):
+    """Oracle: walks along the ray of every pixel until a point lies in something. (H, W, 3)"""
+    picture = np.zeros((height, width, 3), np.uint8)
+    c, s = np.cos(env._heading()[0]), np.sin(env._heading()[0])
+    depth = np.arange(0.01, 1.5 * env.room, step)
+    for i in range(height):
+        for j in range(width):
+            right, up = (2 * j + 1 - width) / width, (height - 1 - 2 * i) / width
+            x = env.position[0, 0] + depth * (c + right * s)
+            y = env.position[0, 1] + depth * (s - right * c)
+            z = 1 + depth * up
+            solid = [z >= 2, z <= 0, (x <= 0) | (x >= env.room), (y <= 0) | (y >= env.room)]
+            hits = [(m.argmax() if m.any() else len(m), k) for k, m in enumerate(solid)]
+            colour = collecthealth.SCENE_RGB[min(hits)[1]]
+            first = min(hits)[0]
+            for box, present in zip(env.boxes[0], env.present[0]):
+                inside = (np.hypot(x - box[0], y - box[1]) <= 0.25) & (z <= 0.6)
+                if present and inside.any() and inside.argmax() <= first:
+                    first = inside.argmax()
+                    colour = collecthealth.BOX_RGB[0 if z[first] > 0.6 - 1.5 * step else 1]
+            picture[i, j] = colour
+    return picture
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_health_picture_equals_marched_rays(seed):
+    env = CollectHealthVectorEnv(1)
+    env.reset(seed=seed)
+    env.position[0] = (3.7, 4.2)  # leaves room for the boxes below at any heading
+    c, s = np.cos(env._heading()[0]), np.sin(env._heading()[0])
+    # Three boxes in view, the second partly and the third mostly behind the first.
+    for k, (x, y) in enumerate([(1.6, 0.1), (2.2, 0.35), (2.8, 0.3)]):
+        env.boxes[0, k] = env.position[0] + (c * x - s * y, s * x + c * y)
+    different = (env._student_view()[0] != march_rays(env, 16, 32)).any(axis=2)
+    assert different.mean() < 0.01  # the oracle's step blurs an edge by a pixel here and there
+
+
+@pytest.mark.parametrize("distance", [0.5, 1.0, 2.0, 3.5, 6.5])
+def test_health_wall_is_as_high_as_a_pinhole_camera_sees_it(distance):
+    env = health_room((8 - distance, 4), 0, [(1, 1)])
+    for height, width in [(16, 32), (128, 256)]:
+        column = env._student_view(height, width)[0, :, width // 2]
+        # 1 m above and 1 m below the camera, width / 2 pixels for each unit of slope.
+        rows = sum(abs(r - height / 2 + 0.5) <= width / 2 / distance for r in range(height))
+        assert (column == WALL_X).all(axis=1).sum() == rows
+        assert (column == CEILING).all(axis=1).sum() == (height - rows) // 2
+        assert (column[-1] == (FLOOR if rows < height else WALL_X)).all()
+
+
+def test_health_box_straight_ahead_has_the_projected_size():
+    env = health_room((2, 4), 0, [(5, 4)])
+    picture = env._student_view(160, 320)[0]
+    side, top = (picture == BOX_SIDE).all(axis=2), (picture == BOX_TOP).all(axis=2)
+    columns = np.flatnonzero((side | top).any(axis=0))
+    half_width = 160 * np.tan(np.arcsin(0.25 / 3))
+    assert columns.min() == round(160 - half_width) and columns.max() == round(159 + half_width)
+    rows = np.arange(160) - 79.5
+    assert (rows[side[:, 160]].min(), rows[side[:, 160]].max()) == pytest.approx(
+        (160 * 0.4 / 2.75, 160 * 1.0 / 2.75), abs=1
+    )
+    assert rows[top[:, 160]].min() == pytest.approx(160 * 0.4 / 3.25, abs=1)
+
+
+def test_health_box_at_the_edge_and_behind():
+    empty = health_room((2, 4), 0, [(1, 4)])._student_view()
+    corner = np.pi / 4
+    for angle, is_seen in [(corner - 0.02, True), (corner + 0.3, False), (np.pi, False)]:
+        box = (2 + 1.5 * np.cos(angle), 4 + 1.5 * np.sin(angle))
+        picture = health_room((2, 4), 0, [box])._student_view()
+        assert (picture != empty).any() == is_seen
+        if is_seen:  # to the left of the heading is left in the picture
+            assert (picture != empty).any(axis=(0, 1, 3)).argmax() == 0
+
+
+def test_health_nearer_box_hides_the_farther_in_any_order():
+    near, far = (3.5, 4.0), (4.1, 4.0)
+    for boxes in [(near, far), (far, near)]:
+        env = health_room((2, 4), 0, boxes)
+        both = env._student_view(160, 320)[0]
+        env.present[0] = [b is near for b in boxes]
+        alone = env._student_view(160, 320)[0]
+        reds = [(alone == c).all(axis=2) for c in (BOX_TOP, BOX_SIDE)]
+        shown = reds[0] | reds[1]
+        assert (both[shown] == alone[shown]).all()
+        extra = (both != alone).any(axis=2)  # only the far box's upper part, above the near one
+        assert extra.any() and np.nonzero(extra)[0].max() < np.nonzero(shown)[0].max()
+
+
+def test_health_camera_inside_a_box_or_at_a_wall_is_harmless():
+    for position in [(4, 4), (4.1, 4), (4.25, 4), (0.3, 0.3), (7.7, 4)]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for turns in range(12):
+                env = health_room(position, 0, [(4, 4), (4, 4)])
+                env.turns[0] = turns
+                obs = env._observe()
+                assert env.observation_space["teacher"].contains(obs["teacher"])
+                assert env.observation_space["student"].contains(obs["student"])
+
+
+def test_health_full_turn_gives_the_same_picture():
+    env = CollectHealthVectorEnv(4)
+    first, _ = env.reset(seed=3)
+    for turn in (collecthealth.TURN_LEFT, collecthealth.TURN_RIGHT):
+        for k in range(12):
+            obs = env.step(np.full(4, turn))[0]
+            assert k == 11 or (obs["student"] != first["student"]).any()
+        assert (obs["student"] == first["student"]).all()
+
+
+def test_health_student_sees_nothing_outside_its_field_of_view():
+    env = health_room((4, 4), 0.3, [(4 + 2 * np.cos(0.3), 4 + 2 * np.sin(0.3)), (2, 3)])
+    before = env._observe()
+    env.boxes[0, 1] = (2.5, 4.5)  # behind the camera too
+    after = env._observe()
+    assert (before["student"] == after["student"]).all()
+    assert (before["teacher"] != after["teacher"]).any()
+
+
+@pytest.mark.parametrize("k", range(8))
+def test_health_moves_are_relative_to_the_heading(k):
+    env = health_room((4, 4), 0.7, [(1, 1)])
+    env.turns[0] = 2
+    env.step(np.array([k]))
+    angle = 0.7 + np.pi / 3 + k * np.pi / 4
+    assert env.position[0] == pytest.approx((4 + 0.5 * np.cos(angle), 4 + 0.5 * np.sin(angle)))
+    assert env.turns[0] == 2
+    for turn, angle in [(8, np.pi / 2), (9, np.pi / 3)]:
+        env.step(np.array([turn]))
+        assert env._heading()[0] == pytest.approx(0.7 + angle)  # counter-clockwise is left
+
+
+def test_health_collects_within_60_cm():
+    for distance, reward in [(0.599, 0.99), (0.601, -0.01)]:
+        env = health_room((4, 4), 0, [(4.5, 4 + distance), (1, 1)])
+        result = env.step(np.array([0]))
+        assert result[1] == pytest.approx(reward) and not result[2]
+        assert env.present[0].tolist() == [reward < 0, True]
+        assert result[0]["teacher"][0, [0, 6]].tolist() == [1, float(reward < 0)]
+
+
+def test_health_success_when_the_last_box_is_collected():
+    env = health_room((4, 4), 0, [(4.5, 4.5), (4.5, 3.5)])
+    _, reward, terminated, truncated, info = env.step(np.array([0]))
+    assert reward == pytest.approx(1.99)
+    assert (terminated[0], truncated[0], info["is_success"][0]) == (True, False, True)
+
+
+def test_health_wall_within_30_cm_ends_the_episode_and_collects_nothing():
+    for wall, turns in [((8, 4), 0), ((4, 8), 3), ((0, 4), 6), ((4, 0), 9)]:
+        inward = np.sign(4 - np.array(wall))
+        for distance, is_hit in [(0.799, True), (0.801, False)]:
+            start = np.array(wall) + inward * distance
+            env = health_room(start, 0, [(np.array(wall) + inward * 0.5)])
+            env.turns[0] = turns
+            _, reward, terminated, _, info = env.step(np.array([0]))
+            assert terminated[0] and info["is_success"][0] != is_hit
+            assert reward == pytest.approx(-1.01 if is_hit else 0.99)
+
+
+def test_health_time_limit_truncates():
+    env = health_room((4, 4), 0, [(1, 1)], max_episode_steps=3)
+    ends = [env.step(np.array([8]))[2:4] for _ in range(3)]
+    assert [(bool(a[0]), bool(b[0])) for a, b in ends] == [(False, False)] * 2 + [(False, True)]
+    with pytest.raises(gym.error.ResetNeeded):
+        env.step(np.array([8]))
+
+
+def test_health_teacher_features_equal_a_direct_rotation():
+    env = CollectHealthVectorEnv(1)
+    env.reset(seed=5)
+    env.turns[0], env.present[0, 2] = 4, False
+    view, angle = env._teacher_view()[0], env.first_heading[0] + 4 * np.pi / 6
+    offsets = [(complex(*(b - env.position[0])) * np.exp(-1j * angle)) for b in env.boxes[0]]
+    expected = sorted((z for k, z in enumerate(offsets) if k != 2), key=abs)
+    for features, z in zip(view[:30].reshape(5, 6), expected + [None]):
+        unit = z / abs(z) if z else None
+        wanted = [1, z.real / 8, z.imag / 8, abs(z) / 8, unit.real, unit.imag] if z else [0] * 6
+        assert features == pytest.approx(wanted, abs=1e-6)
+    x, y = env.position[0]
+    assert view[30:34] == pytest.approx([x / 4 - 1, y / 4 - 1, np.cos(angle), np.sin(angle)])
+    for k in range(4):  # walk along the ray until it leaves the room
+        ray = np.exp(1j * (angle + k * np.pi / 2))
+        t = np.arange(0, 12, 0.001)
+        outside = (np.abs(x + t * ray.real - 4) > 4) | (np.abs(y + t * ray.imag - 4) > 4)
+        assert view[34 + k] * 8 == pytest.approx(t[outside.argmax()], abs=2e-3)
+
+
+def test_health_rendering():
+    frame = gym.make("CollectHealth-v0", render_mode="rgb_array")
+    frame.reset(seed=0)
+    assert frame.render().shape == (384, 768, 3) and frame.render().dtype == np.uint8
+
+
+def test_health_a_greedy_teacher_solves_it():
+    def nearest(obs):
+        bearing = np.arctan2(obs["teacher"][:, 5], obs["teacher"][:, 4])
+        return np.rint(bearing / (np.pi / 4)).astype(int) % 8
+
+    assert play(CollectHealthVectorEnv(64), nearest).mean() > 0.95
