@@ -254,7 +254,7 @@ def test_each_phase_moves_its_own_networks_only(phase, method, learners):
 
 def whole_batch(method, **settings):
     """As `one_rollout`, with a single minibatch: one phase is one gradient step."""
-    one = dict(encoder_batch=64, encoder_epochs=1, encoder_pairs=1.0, ppo_batch=64, ppo_epochs=1)
+    one = dict(encoder_batch=64, encoder_epochs=1, ppo_batch=64, ppo_epochs=1)
     return one_rollout(method, max_grad_norm=1e9, **one, **settings)
 
 
