@@ -59,9 +59,15 @@ ENVS = {
 
 # Where the two environments need different settings; any other environment gets the last row.
 ENV_SETTINGS = {
-    "tunnelvision": dict(total_steps=750_000, gamma=0.995, entropy_coef=0.25, sitt_lambda1=0.1),
-    "collecthealth": dict(total_steps=600_000, gamma=0.99, entropy_coef=0.03, sitt_lambda1=0.1),
-    "other": dict(total_steps=1_000_000, gamma=0.99, entropy_coef=0.03, sitt_lambda1=0.1),
+    "tunnelvision": dict(
+        total_steps=750_000, gamma=0.995, entropy_coef=0.25, entropy_end=0.0, sitt_lambda1=0.1
+    ),
+    "collecthealth": dict(
+        total_steps=700_000, gamma=0.99, entropy_coef=0.02, entropy_end=0.02, sitt_lambda1=0.1
+    ),
+    "other": dict(
+        total_steps=1_000_000, gamma=0.99, entropy_coef=0.02, entropy_end=0.02, sitt_lambda1=0.1
+    ),
 }
 
 
@@ -106,7 +112,8 @@ class Config:
     gamma: float = option(None, "discount [ppo: 0.99; ours: 0.995, see the README]")
     gae_lambda: float = option(0.95, "GAE lambda [ppo]")
     clip: float = option(0.2, "clip range of the ratio [ppo]")
-    entropy_coef: float = option(None, "entropy bonus, falls as a square to 0 [ours: see the README]")
+    entropy_coef: float = option(None, "entropy bonus at first [ppo: 0.01; ours: see the README]")
+    entropy_end: float = option(None, "entropy bonus at the end, approached as a square [ours]")
     value_coef: float = option(0.5, "weight of the value loss [ppo]")
     max_grad_norm: float = option(0.5, "gradient clipping [ppo]")
     # SITT
@@ -114,7 +121,7 @@ class Config:
     sitt_lambda2: float = option(0.1, "weight of Eq. (10) in the policy loss [ours: not swept]")
     # Evaluation
     eval_episodes: int = option(1024, "fresh episodes of each agent at the end [ours: +-0.01]")
-    log_evals: int = option(12, "evaluations during training, the last one included [ours]")
+    log_evals: int = option(10, "evaluations during training, the last one included [ours]")
     log_episodes: int = option(128, "episodes of each agent in those before the last [ours]")
 
     def __post_init__(self):
@@ -465,8 +472,9 @@ def train_policy(
 ) -> dict[str, float]:
     """Phase two: PPO on what the teacher has collected. Returns the mean of each loss.
 
-    `ahead` is the share of the training that is still to come; the entropy bonus falls with its square.
+    `ahead` is the share of the training that is still to come: the entropy bonus goes with it.
     """
+    entropy_coef = config.entropy_end + ahead**2 * (config.entropy_coef - config.entropy_end)
     log_prob_before = log_prob_of(steps.action, steps.logits_teacher.log_softmax(-1))
     logs = []
     for _ in range(config.ppo_epochs):
@@ -489,7 +497,7 @@ def train_policy(
                 config.clip,
             )
             loss = log["policy_loss"] + config.value_coef * log["value_loss"]
-            loss = loss - ahead**2 * config.entropy_coef * log["entropy"]
+            loss = loss - entropy_coef * log["entropy"]
             if config.method == "sitt":
                 log["penalty"] = imitation_kl(logits, steps.logits_proxy[i]).mean()
                 loss = loss + config.sitt_lambda2 * log["penalty"]  # Eq. (10), in the policy's loss
