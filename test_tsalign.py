@@ -269,6 +269,7 @@ def test_one_step_of_the_second_optimizer_has_the_gradient_of_its_loss(method):
         student, learners = Categorical(logits=copied.student_head(z_student)), ["student"]
         loss = kl_divergence(Categorical(logits=steps.logits_teacher), student).mean()
     elif method == "sitt":
+
         def distance(z, target):
             logits = copied.head(z) - copied.head(target.detach())
             return (z - target.detach()).abs().mean() + logits.abs().mean()
@@ -959,7 +960,7 @@ def test_health_wall_within_30_cm_ends_the_episode_and_collects_nothing():
         inward = np.sign(4 - np.array(wall))
         for distance, is_hit in [(0.799, True), (0.801, False)]:
             start = np.array(wall) + inward * distance
-            env = health_room(start, 0, [(np.array(wall) + inward * 0.5)])
+            env = health_room(start, 0, [np.array(wall) + inward * 0.5])
             env.turns[0] = turns
             _, reward, terminated, _, info = env.step(np.array([0]))
             assert terminated[0] and info["is_success"][0] != is_hit

@@ -60,7 +60,7 @@ ENVS = {
 # Where the two environments need different settings; any other environment gets the last row.
 ENV_SETTINGS = {
     "tunnelvision": dict(
-        total_steps=750_000, gamma=0.995, entropy_coef=0.25, entropy_end=0.0, sitt_lambda1=0.1
+        total_steps=750_000, gamma=0.995, entropy_coef=0.25, entropy_end=0.0, sitt_lambda1=0.025
     ),
     "collecthealth": dict(
         total_steps=700_000, gamma=0.99, entropy_coef=0.02, entropy_end=0.02, sitt_lambda1=0.1
@@ -581,7 +581,7 @@ def train_bc_student(
 def imitation_kl(
     logits_teacher: Tensor, logits_imitator: Tensor
 ) -> Tensor:  # (..., A), (..., A) -> (...)
-    """KL(teacher || imitator) of the action distributions, at each step; what Eq. (10) penalises."""
+    """KL(teacher || imitator) of the action distributions at each step; Eq. (10) penalises it."""
     log_teacher = logits_teacher.log_softmax(-1)
     return (log_teacher.exp() * (log_teacher - logits_imitator.log_softmax(-1))).sum(-1)
 
@@ -685,9 +685,9 @@ def pick_device(name: str) -> torch.device:
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep large blocks for the next tensor; getting them anew costs a quarter of the time.
+    """Let glibc keep freed blocks for the next tensor: saves a quarter of the time on Linux.
 
-    By default it hands them back to the system, and every page faults again when it is next used.
+    By default it hands large ones back to the system, and all their pages fault again at next use.
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     if hasattr(libc, "mallopt"):
@@ -696,7 +696,7 @@ def keep_freed_memory() -> None:
 
 
 def make_optimizers(nets: Networks, config: Config) -> tuple[Adam, Adam]:
-    """PPO owns head and critic (the baselines: the teacher's encoder too); the rest is phase one's."""
+    """PPO owns head and critic (in the baselines the teacher's encoder too), phase one the rest."""
     policy_parts = [nets.head, nets.critic]
     if METHODS[config.method].policy_gradient_reaches_encoder:
         policy_parts.append(nets.teacher)
@@ -735,7 +735,7 @@ def train(config: Config) -> dict:
 
 
 def training_loop(envs, nets: Networks, config: Config, log_file) -> tuple[dict, dict]:
-    """Collect, train the policy, train the encoders; over and over, with an evaluation now and then.
+    """Collect, train the policy, train the encoders; now and then evaluate.
 
     Returns the figures of the last evaluation, and the seconds that each phase took in all.
     """
@@ -1003,7 +1003,7 @@ def plot_curves(rows: list[dict], path: Path) -> None:
 
 
 def report(out: str, results: str) -> str:
-    """Write runs.csv, curves.csv, table1.csv, table1.md and fig5.png to `results`; return the table.
+    """Write runs.csv, curves.csv, table1.csv, table1.md, fig5.png to `results`; return the table.
 
     Reads the run folders below `out`; where there are none, the two CSVs that `results` has
     already. Raises BadInput where there is neither, or the same run twice.
@@ -1043,7 +1043,7 @@ def is_finished(config: Config) -> bool:
 
 
 def run_many(configs: list[Config], jobs: int) -> dict[str, str]:
-    """Train each configuration in a process of its own, `jobs` at once -> folder: error of failures.
+    """Train each configuration in a process of its own, `jobs` at once; returns {folder: error}.
 
     Finished runs are kept and skipped. An interrupt ends the runs in progress and loses only them.
     """
@@ -1051,24 +1051,18 @@ def run_many(configs: list[Config], jobs: int) -> dict[str, str]:
     make_folder(Path(configs[0].out))
     total, start, running, failed = len(waiting), time.perf_counter(), {}, {}
     print(
-        f"{len(configs) - total} runs are finished already, {total} to go, {jobs} at a time",
-        flush=True,
+        f"{len(configs) - total} runs finished already, {total} to go, {jobs} at a time", flush=True
     )
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
                 config = waiting.pop(0)
                 config.folder.mkdir(exist_ok=True)
-                flags = [
-                    x
-                    for k, v in asdict(config).items()
-                    for x in (f"--{k.replace('_', '-')}", str(v))
-                ]
+                command = [sys.executable, os.path.abspath(__file__)]
+                command += [f"--{k.replace('_', '-')}={v}" for k, v in asdict(config).items()]
                 with open(config.folder / "output.txt", "a") as output:
-                    command = [sys.executable, os.path.abspath(__file__), *flags]
-                    running[subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)] = (
-                        config
-                    )
+                    process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+                running[process] = config
             time.sleep(0.1)
             for process in [p for p in running if p.poll() is not None]:
                 config = running.pop(process)
@@ -1080,10 +1074,8 @@ def run_many(configs: list[Config], jobs: int) -> dict[str, str]:
                     line = "T {success_teacher:.3f}  S {success_student:.3f}".format(**result)
                 done = total - len(waiting) - len(running)
                 left = (time.perf_counter() - start) / done * (total - done)
-                print(
-                    f"{done}/{total}  {config.folder}  {line}  ({left / 60:.0f} min left)",
-                    flush=True,
-                )
+                progress = f"{done}/{total}  {config.folder}  {line}"
+                print(f"{progress}  ({left / 60:.0f} min left)", flush=True)
     finally:
         for process in running:
             process.terminate()

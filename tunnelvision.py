@@ -206,10 +206,11 @@ class TunnelVisionVectorEnv(gym.vector.VectorEnv):
             block[:3], block[-3:], block[:, :3], block[:, -3:] = [(60, 120, 216)] * 4
         row, column = (self.position[i] + 1) * size
         y, x = np.mgrid[:size, :size] / size - 0.5
-        forward, side = DIRECTIONS[self.heading[i]] @ np.stack([y, x]).reshape(2, -1), None
-        side = np.abs(DIRECTIONS[(self.heading[i] + 1) % 4] @ np.stack([y, x]).reshape(2, -1))
+        ahead_and_across = DIRECTIONS[(self.heading[i] + np.array([0, 1])) % 4]
+        (down, right), (across_down, across_right) = ahead_and_across
+        forward, side = down * y + right * x, np.abs(across_down * y + across_right * x)
         arrow = (forward > -0.3) & (side < 0.25 - 0.42 * forward)  # a triangle, tip ahead
-        frame[row : row + size, column : column + size][arrow.reshape(size, size)] = (205, 50, 50)
+        frame[row : row + size, column : column + size][arrow] = (205, 50, 50)
         return frame
 
 
