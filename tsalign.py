@@ -15,8 +15,8 @@ Reading map, in the order of the paper and of this file (`grep -n "Eq\\." tsalig
     Eq. (7)      alignment loss                  `alignment_loss`
     Eq. (8)      stability loss                  `stability_loss`
     Eq. (9)      their weighted sum              `embedding_loss`
-    Eq. (1)      the teacher's return            `collect`, `gae`, `ppo_loss`
-    Section IV   phase one, phase two            `train_embedding`, `train_policy`
+    Eq. (1)      the teacher's return            `collect`, `gae`, `ppo_losses`
+    Section IV   phase two, phase one            `train_policy`, `train_embedding`
     Section V-B  behaviour cloning               `train_bc_student`
     Eq. (10)     SITT's penalty                  `imitation_kl`, `train_sitt_student`
     Table I, Fig. 5                              `report`
@@ -322,8 +322,8 @@ def env_seed(config: Config, cycle: int) -> int:
 
 def to_tensor(obs: np.ndarray, device: torch.device) -> Tensor:  # (N, ...) -> (N, ...)
     """Bytes stay bytes, all else becomes float32."""
-    obs = torch.as_tensor(obs, device=device)
-    return obs if obs.dtype == torch.uint8 else obs.float()
+    obs = torch.as_tensor(obs)
+    return (obs if obs.dtype == torch.uint8 else obs.float()).to(device)
 
 
 def step_envs(envs: gym.vector.VectorEnv, action: Tensor):
@@ -362,10 +362,8 @@ class Rollout(NamedTuple):
 def collect(envs, obs: dict, nets: Networks, config: Config) -> tuple[Rollout, dict]:
     """The teacher acts for T steps; both views of every step are kept (Section IV, phase one)."""
     device, shape = next(nets.parameters()).device, (config.rollout_steps, config.num_envs)
-    views = {k: to_tensor(v, device) for k, v in obs.items()}
-    pairs = {
-        k: torch.empty(*shape, *v.shape[1:], dtype=v.dtype, device=device) for k, v in views.items()
-    }
+    views = {view: to_tensor(obs[view], device) for view in ("teacher", "student")}
+    pairs = {view: x.new_empty(*shape, *x.shape[1:]) for view, x in views.items()}  # (T, N, ...)
     z = torch.empty(*shape, config.embedding_dim, device=device)
     z_cut = torch.zeros_like(z)  # of the states in which an episode was truncated; the rest unused
     logits = torch.empty(*shape, int(envs.single_action_space.n), device=device)
