@@ -460,7 +460,8 @@ BAD = """--env nosuch-v0;--env nosuch:Env-v0;--env CartPole-v1;--env test_tsalig
 --env test_tsalign:CueContinuous-v0;--method nosuch;--device nosuch;--device cuda:99;--nosuch 1
 --num-envs 0;--total-steps -5;--rollout-steps 0;--width x;--total-steps 1.5;--encoder-batch 1;--seed
 --lambda-align -1;--lambda-align nan;--gamma 2;--seed -1;--seeds 0 -1;--jobs 0;--env all --width 0
---report --out missing""".replace("\n", ";").split(";")
+--report --out missing;--device meta;--env ..:X;--out /dev/null/x;--num-envs 1 --rollout-steps 1
+--seed 18446744073709551616""".replace("\n", ";").split(";")
 
 
 @pytest.mark.parametrize("arguments", BAD)
