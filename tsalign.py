@@ -128,38 +128,8 @@ class Config:
     log_evals: int = option(10, "evaluations during training, the last one included [ours]")
     log_episodes: int = option(128, "episodes of each agent in those before the last [ours]")
 
-    def __post_init__(self):
-        if self.method not in METHODS:
-            raise BadInput(f"unknown method {self.method!r}; known: {', '.join(METHODS)}")
-        for name, env_id in ENVS.items():
-            if self.env == env_id:
-                object.__setattr__(self, "env", name)
-        for name, value in ENV_SETTINGS.get(self.env, ENV_SETTINGS["other"]).items():
-            if getattr(self, name) is None:  # None stands for "as the environment needs it"
-                object.__setattr__(self, name, value)
-        for name, value in METHODS[self.method].fixed.items():  # e.g. no-align has lambda_align 0
-            object.__setattr__(self, name, value)
-        for f in fields(self):
-            if f.type in (int, float):
-                object.__setattr__(self, f.name, self._number(f.name, f.type))
-        if self.encoder_batch < 2:
-            raise BadInput("encoder_batch must be at least 2: Eq. (6) needs negatives")
-        if self.num_envs * self.rollout_steps < 2:
-            raise BadInput("num_envs * rollout_steps must be at least 2")
-        for name in ("gamma", "gae_lambda"):
-            if getattr(self, name) > 1:
-                raise BadInput(f"{name} must be at most 1, not {getattr(self, name)!r}")
-
-    def _number(self, name: str, kind: type) -> int | float:
-        """The field as an int or a float, NumPy's included. Raises BadInput if out of range."""
-        value = getattr(self, name)
-        if not isinstance(value, (int, float, np.number)) or not math.isfinite(value):
-            raise BadInput(f"{name} must be a finite number, not {value!r}")
-        least = {"seed": 0, "sitt_lambda1": -math.inf}.get(name, 1 if kind is int else 0)
-        if value < least or kind(value) != value or (kind is int and value >= 2**63):
-            whole = "a whole number" if kind is int else "a number"
-            raise BadInput(f"{name} must be {whole} of at least {least}, not {value!r}")
-        return kind(value)
+    def __post_init__(self) -> None:
+        complete_and_check(self)
 
     @property
     def folder(self) -> Path:
@@ -1048,8 +1018,45 @@ def report(out: str, results: str) -> str:
 
 
 # ----------------------------------------------------------------------------------------------
-# Command line
+# Settings and command line
 # ----------------------------------------------------------------------------------------------
+
+
+def complete_and_check(config: Config) -> None:
+    """Fill in what the environment and the method decide. Raises BadInput for a bad setting."""
+    if config.method not in METHODS:
+        raise BadInput(f"unknown method {config.method!r}; known: {', '.join(METHODS)}")
+    for name, env_id in ENVS.items():
+        if config.env == env_id:
+            object.__setattr__(config, "env", name)
+    for name, value in ENV_SETTINGS.get(config.env, ENV_SETTINGS["other"]).items():
+        if getattr(config, name) is None:  # None stands for "as the environment needs it"
+            object.__setattr__(config, name, value)
+    for name, value in METHODS[config.method].fixed.items():  # e.g. no-align has lambda_align 0
+        object.__setattr__(config, name, value)
+    for f in fields(config):
+        if f.type in (int, float):
+            object.__setattr__(
+                config, f.name, checked_number(f.name, f.type, getattr(config, f.name))
+            )
+    if config.encoder_batch < 2:
+        raise BadInput("encoder_batch must be at least 2: Eq. (6) needs negatives")
+    if config.num_envs * config.rollout_steps < 2:
+        raise BadInput("num_envs * rollout_steps must be at least 2")
+    for name in ("gamma", "gae_lambda"):
+        if getattr(config, name) > 1:
+            raise BadInput(f"{name} must be at most 1, not {getattr(config, name)!r}")
+
+
+def checked_number(name: str, kind: type, value) -> int | float:
+    """The value as an int or a float, NumPy's included. Raises BadInput if out of range."""
+    if not isinstance(value, (int, float, np.number)) or not math.isfinite(value):
+        raise BadInput(f"{name} must be a finite number, not {value!r}")
+    least = {"seed": 0, "sitt_lambda1": -math.inf}.get(name, 1 if kind is int else 0)
+    if value < least or kind(value) != value or (kind is int and value >= 2**63):
+        whole = "a whole number" if kind is int else "a number"
+        raise BadInput(f"{name} must be {whole} of at least {least}, not {value!r}")
+    return kind(value)
 
 
 def is_finished(config: Config) -> bool:
