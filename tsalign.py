@@ -979,15 +979,15 @@ def plot_curves(rows: list[dict], path: Path) -> None:
             for row in group:
                 by_step.setdefault(int(row["env_steps"]), []).append(float(row["success_student"]))
             x = sorted(by_step)
-            line = axis.plot(
-                x, [statistics.mean(by_step[s]) for s in x], label=f"{method} {settings}"
-            )[0]
+            mean = [statistics.mean(by_step[s]) for s in x]
+            colour = None if settings else f"C{list(PAPER).index(method)}"  # the same in each panel
+            line = axis.plot(x, mean, color=colour, label=f"{method} {settings}")[0]
             low, high = [min(by_step[s]) for s in x], [max(by_step[s]) for s in x]
             axis.fill_between(x, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
         axis.set(title=env, xlabel="environment steps", ylim=(-0.02, 1.02))
         axis.grid(alpha=0.3)
+        axis.legend(loc="best", fontsize=8)
     axes[0, 0].set_ylabel("success of the student")
-    axes[0, -1].legend(loc="best", fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=130)
     plt.close(figure)
