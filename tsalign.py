@@ -5,8 +5,8 @@ encoders are trained with a contrastive loss into one shared embedding, which ke
 can see. PPO trains the policy on that embedding and may not touch the encoders. So whatever the
 teacher learns, the student can do: it runs the same policy on its own encoder.
 
-    python tsalign.py --env tunnelvision                  # half a minute on one laptop core
-    python tsalign.py --env collecthealth                 # two minutes: the student sees images
+    python tsalign.py --env tunnelvision                  # about 45 seconds on one laptop core
+    python tsalign.py --env collecthealth                 # about two minutes: the student sees images
     python tsalign.py --env all --method all --seeds 0 1 2 3 4 --jobs 2   # Table I and Fig. 5
 
 Reading map, in the order of the paper and of this file (`grep -n "Eq\\." tsalign.py` prints it):
