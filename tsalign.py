@@ -6,7 +6,7 @@ can see. PPO trains the policy on that embedding and may not touch the encoders.
 teacher learns, the student can do: it runs the same policy on its own encoder.
 
     python tsalign.py --env tunnelvision                  # about 45 seconds on one laptop core
-    python tsalign.py --env collecthealth                 # about two minutes: the student sees images
+    python tsalign.py --env collecthealth                 # about two minutes, with images
     python tsalign.py --env all --method all --seeds 0 1 2 3 4 --jobs 2   # Table I and Fig. 5
 
 Reading map, in the order of the paper and of this file (`grep -n "Eq\\." tsalign.py` prints it):
@@ -73,6 +73,9 @@ ENV_SETTINGS = {
         total_steps=1_000_000, gamma=0.99, entropy_coef=0.02, entropy_end=0.02, sitt_lambda1=0.1
     ),
 }
+
+
+WHERE_IT_RUNS = ("out", "device", "threads")  # settings that do not tell one result from another
 
 
 class BadInput(ValueError):
@@ -883,7 +886,7 @@ def read_runs(out: Path) -> tuple[list[dict], list[dict]]:
         result = json.loads(path.read_text())
         config = json.loads((path.parent / "config.json").read_text())
         default = asdict(Config(result["env"], result["method"]))
-        ignored = ("env", "method", "seed", "out", "device", "threads")
+        ignored = ("env", "method", "seed", *WHERE_IT_RUNS)
         changed = [
             f"{k}={v}" for k, v in config.items() if k not in ignored and v != default.get(k)
         ]
@@ -1065,8 +1068,8 @@ def is_finished(config: Config) -> bool:
         return False
     saved = json.loads((config.folder / "config.json").read_text())
     wanted = asdict(config)
-    ignored = ("out", "device", "threads")
-    changed = ", ".join(k for k in wanted if k not in ignored and saved.get(k) != wanted[k])
+    learning = [k for k in wanted if k not in WHERE_IT_RUNS]
+    changed = ", ".join(k for k in learning if saved.get(k) != wanted[k])
     if changed:
         raise BadInput(f"{config.folder} is finished with other {changed}; choose another --out")
     return True
