@@ -6,7 +6,7 @@ can see. PPO trains the policy on that embedding and may not touch the encoders.
 teacher learns, the student can do: it runs the same policy on its own encoder.
 
     python tsalign.py --env tunnelvision                  # about 45 seconds on one laptop core
-    python tsalign.py --env collecthealth                 # about 30 seconds, with images
+    python tsalign.py --env collecthealth                 # about 40 seconds, with images
     python tsalign.py --env all --method all --seeds 0 1 2 3 4 --jobs 2   # Table I and Fig. 5
 
 Reading map, in the order of the paper and of this file (`grep -n "Eq\\." tsalign.py` prints it):
@@ -67,7 +67,7 @@ ENV_SETTINGS = {
         total_steps=750_000, gamma=0.995, entropy_coef=0.25, entropy_end=0.0, sitt_lambda1=0.1
     ),
     "collecthealth": dict(
-        total_steps=300_000, gamma=0.96, entropy_coef=0.02, entropy_end=0.02, sitt_lambda1=0.01
+        total_steps=500_000, gamma=0.96, entropy_coef=0.02, entropy_end=0.02, sitt_lambda1=0.01
     ),
     "other": dict(
         total_steps=1_000_000, gamma=0.99, entropy_coef=0.02, entropy_end=0.02, sitt_lambda1=0.1
