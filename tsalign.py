@@ -5,8 +5,8 @@ encoders are trained with a contrastive loss into one shared embedding, which ke
 can see. PPO trains the policy on that embedding and may not touch the encoders. So whatever the
 teacher learns, the student can do: it runs the same policy on its own encoder.
 
-    python tsalign.py --env tunnelvision                  # about 45 seconds on one laptop core
-    python tsalign.py --env collecthealth                 # about 40 seconds, with images
+    python tsalign.py --env tunnelvision                  # about half a minute on one core
+    python tsalign.py --env collecthealth                 # about 50 seconds, with images
     python tsalign.py --env all --method all --seeds 0 1 2 3 4 --jobs 2   # Table I and Fig. 5
 
 Reading map, in the order of the paper and of this file (`grep -n "Eq\\." tsalign.py` prints it):
@@ -73,9 +73,6 @@ ENV_SETTINGS = {
         total_steps=1_000_000, gamma=0.99, entropy_coef=0.02, entropy_end=0.02, sitt_lambda1=0.1
     ),
 }
-
-WHERE_IT_RUNS = ("out", "device", "threads")  # settings that do not tell one result from another
-
 
 class BadInput(ValueError):
     """What the command line reports in one line, with exit code 2."""
@@ -857,9 +854,8 @@ def read_runs(out: Path) -> tuple[list[dict], list[dict]]:
             continue  # somebody else's file
         result = json.loads(path.read_text())
         config = json.loads((path.parent / "config.json").read_text())
-        default = asdict(Config(result["env"], result["method"]))
-        ignored = ("env", "method", "seed", *WHERE_IT_RUNS)
-        changed = {k: v for k, v in config.items() if k not in ignored and v != default.get(k)}
+        default = asdict(Config(result["env"], result["method"], result["seed"]))
+        changed = {k: v for k, v in decisive(config).items() if v != default.get(k)}
         result["settings"] = " ".join(f"{k}={v}" for k, v in changed.items())
         if any(all(run[k] == result[k] for k in WHICH_RUN) for run in runs):
             raise BadInput(f"the same run twice below {out}: {path.parent} is the second")
@@ -1027,14 +1023,20 @@ def checked_number(name: str, kind: type, value) -> int | float:
     return kind(value)
 
 
+def decisive(settings: dict) -> dict:
+    """Those settings of a run that its result depends on."""
+    ignored = ["out", "device", "threads"]
+    if settings["method"] != "sitt":
+        ignored += ["sitt_lambda1", "sitt_lambda2"]
+    return {k: v for k, v in settings.items() if k not in ignored}
+
+
 def is_finished(config: Config) -> bool:
     """Whether this run is complete already. Raises BadInput if it is, with other settings."""
     if not (config.folder / "result.json").exists():
         return False
     saved = json.loads((config.folder / "config.json").read_text())
-    wanted = asdict(config)
-    learning = [k for k in wanted if k not in WHERE_IT_RUNS]
-    changed = ", ".join(k for k in learning if saved.get(k) != wanted[k])
+    changed = ", ".join(k for k, v in decisive(asdict(config)).items() if saved.get(k) != v)
     if changed:
         raise BadInput(f"{config.folder} is finished with other {changed}; choose another --out")
     return True
