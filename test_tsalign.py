@@ -338,6 +338,13 @@ def test_every_method_runs_a_cycle_with_finite_losses(env, method):
     assert len(losses) >= 4 and all(map(math.isfinite, losses.values()))
 
 
+def test_bytes_are_scaled_in_images_only():
+    for shape, scale in [((4, 4, 3), 255), ((3,), 1)]:
+        encoder = tsalign.Encoder(Box(0, 9, shape, np.uint8), Config())
+        obs = torch.randint(10, (5, *shape), dtype=torch.uint8)
+        assert torch.allclose(encoder(obs), encoder(obs.float() / scale), atol=1e-6)
+
+
 # --- evaluation ----------------------------------------------------------------------------------
 
 
@@ -461,7 +468,7 @@ BAD = """--env nosuch-v0;--env nosuch:Env-v0;--env CartPole-v1;--env test_tsalig
 --num-envs 0;--total-steps -5;--rollout-steps 0;--width x;--total-steps 1.5;--encoder-batch 1;--seed
 --lambda-align -1;--lambda-align nan;--gamma 2;--seed -1;--seeds 0 -1;--jobs 0;--env all --width 0
 --report --out missing;--device meta;--env ..:X;--out /dev/null/x;--num-envs 1 --rollout-steps 1
---seed 18446744073709551616""".replace("\n", ";").split(";")
+--seed 18446744073709551616""".replace("\n", ";").split(";") + ["--seed 1" + 400 * "0"]
 
 
 @pytest.mark.parametrize("arguments", BAD)
@@ -550,6 +557,23 @@ def test_report_by_hand(source, tmp_path):
                 for row in rows_of(results / "curves.csv")]  # fmt: skip
         assert kept == [["0", "100", "0.6"], ["1", "100", "0.5"], ["2", "100", "0.4"]]
         assert line in (results / "table1.md").read_text() and (results / "fig5.png").exists()
+
+
+def test_a_setting_that_a_method_does_not_read_tells_no_result_apart():
+    def same(method, **settings):
+        changed, default = asdict(Config(method=method, **settings)), asdict(Config(method=method))
+        return tsalign.decisive(changed) == tsalign.decisive(default)
+
+    assert same("ours", out=Path("x"), threads=2) and not same("ours", lambda_stab=1.0)
+    assert same("ours", sitt_lambda1=1.0) and not same("sitt", sitt_lambda1=1.0)
+    assert same("bc", lambda_align=1.0) and not same("bc", encoder_lr=1.0)
+
+
+def test_the_table_keeps_names_and_leaves_out_what_one_seed_cannot_tell():
+    run = dict(env="banana", method="ours", settings="", success_teacher=1, success_student=0.5)
+    table = tsalign.make_table([run | dict(gap=0.5, eval_episodes=8)])
+    cells = "| banana | ours | 1 | 1.000 ± - | 0.500 ± - | 0.500 ± - | - / - / - |"
+    assert tsalign.table_markdown(table).splitlines()[2] == cells
 
 
 # --- both environments ---------------------------------------------------------------------------
