@@ -21,13 +21,11 @@ COLLECT_RADIUS, WALL_MARGIN, SPAWN_MARGIN = 0.6, 0.3, 1.0  # [ours]
 BOX_RADIUS, BOX_HEIGHT = 0.25, 0.6  # [ours] an upright cylinder
 MIN_DEPTH = 1e-3  # metres; the camera may be inside a cylinder
 CAMERA_HEIGHT = 1.0  # [ours] half the walls' height of 2, so the horizon halves the wall
-VIEW_H, VIEW_W = 16, 32  # [ours] 90 degrees wide, square pixels
 
-# Colours by number. A nearer thing has the higher number, so painting is taking the maximum: the
-# k-th farthest of K boxes shows its top as BOX + 2k and its side as BOX + 2k + 1.
-CEILING, FLOOR, WALL_X, WALL_Y, BOX = range(5)
-SCENE_RGB = [(150, 190, 225), (95, 90, 85), (205, 195, 170), (165, 155, 135)]
-BOX_RGB = [(245, 95, 85), (190, 25, 30)]  # top, side
+CEILING, FLOOR, WALL_X, WALL_Y, TOP, SIDE = np.arange(6, dtype=np.uint8)  # rows of the palette
+PALETTE = np.uint8(
+    [(150, 190, 225), (95, 90, 85), (205, 195, 170), (165, 155, 135), (245, 95, 85), (190, 25, 30)]
+)
 
 
 class CollectHealthVectorEnv(gym.vector.VectorEnv):
@@ -45,8 +43,8 @@ class CollectHealthVectorEnv(gym.vector.VectorEnv):
         distance, cosine and sine of its bearing], zeros for those collected, which come last; then
         x and y in the room, scaled to [-1, 1], cosine and sine of the heading; then the distances
         to the walls along the rays forward, left, back, right. Other lengths are in room sides.
-        student: uint8 (16, 32, 3), the picture of a pinhole camera 90 degrees wide. Walls in two
-        shades, boxes as red cylinders with lighter tops. Not contiguous in memory.
+        student: uint8 (view_height, view_width, 3), the picture of a pinhole camera 90 degrees
+        wide with square pixels. Walls in two shades, boxes as red cylinders with lighter tops.
     Rewards:
         +1 for each box, -0.01 a step [paper: signs, ours: sizes], -1 at a wall [ours].
     Starting State:
@@ -56,7 +54,8 @@ class CollectHealthVectorEnv(gym.vector.VectorEnv):
         0.6 m) or at a wall (within 0.3 m, nothing is collected then), truncated after
         `max_episode_steps` steps.
     Arguments:
-        n_boxes: K, 1 to 100. room: side of the room in metres, above 2.
+        n_boxes: K, 1 to 100. room: side of the room in metres, above 2. view_height, view_width:
+        size of the student's picture in pixels, at least 4 each; the height is even.
 
     Sub-environments that have ended stay as they are until `reset(options={"reset_mask": done})`.
     Sub-environment i draws from a generator of its own, seeded with seed + i, as in Gymnasium's
@@ -77,28 +76,29 @@ class CollectHealthVectorEnv(gym.vector.VectorEnv):
         n_boxes: int = 5,  # [paper]
         room: float = 8.0,  # [ours]
         max_episode_steps: int = 300,  # [ours] a student needs about 100 steps to search
+        view_height: int = 16,  # [ours]
+        view_width: int = 32,  # [ours]
     ) -> None:
         if num_envs < 1 or max_episode_steps < 1 or not 1 <= n_boxes <= 100:
             raise ValueError("num_envs, max_episode_steps must be >= 1 and n_boxes in 1 .. 100")
         if not 2 * SPAWN_MARGIN < room < np.inf:
             raise ValueError(f"room must be a length above {2 * SPAWN_MARGIN} m, not {room}")
+        if view_height < 4 or view_height % 2 or view_width < 4:
+            raise ValueError("view_height must be even, view_height and view_width at least 4")
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"render_mode must be rgb_array, not {render_mode}")
         self.num_envs, self.render_mode = num_envs, render_mode
         self.n_boxes, self.room, self.max_episode_steps = n_boxes, room, max_episode_steps
+        self.view_height, self.view_width = view_height, view_width
 
         self.single_observation_space = Dict(
             teacher=Box(-2, 2, (6 * n_boxes + 8,), np.float32),
-            student=Box(0, 255, (VIEW_H, VIEW_W, 3), np.uint8),
+            student=Box(0, 255, (view_height, view_width, 3), np.uint8),
         )
         self.single_action_space = Discrete(10)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
 
-        # Four bytes a colour, so that one look-up fetches a pixel; the fourth is never shown.
-        palette = np.zeros((BOX + 2 * n_boxes, 4), np.uint8)
-        palette[:, :3] = SCENE_RGB + BOX_RGB * n_boxes
-        self.palette = palette.view(np.uint32)[:, 0]
         self.rngs = [gym.utils.seeding.np_random()[0] for _ in range(num_envs)]
         self.index = np.arange(num_envs)
         self.position = np.full((num_envs, 2), room / 2)
@@ -139,7 +139,7 @@ class CollectHealthVectorEnv(gym.vector.VectorEnv):
         """Advance every sub-environment by one action, `actions` (N,)."""
         actions = np.asarray(actions)
         if self.done.any():
-            raise gym.error.ResetNeeded("reset the sub-environments that have ended before a step")
+            raise gym.error.ResetNeeded('call reset() or reset(options={"reset_mask": done}) first')
         if actions.shape != (self.num_envs,) or ((actions < 0) | (actions > 9)).any():
             raise ValueError(f"actions must be {self.num_envs} integers from 0 to 9")
         reward, success, crashed = self._physics(actions)
@@ -172,7 +172,7 @@ class CollectHealthVectorEnv(gym.vector.VectorEnv):
     def _heading(self) -> np.ndarray:  # -> (N,)
         return self.first_heading + self.turns * TURN
 
-    def _observe(self) -> dict[str, np.ndarray]:  # -> (N, 6 * K + 8), (N, 16, 32, 3)
+    def _observe(self) -> dict[str, np.ndarray]:  # -> (N, 6 * K + 8), (N, H, W, 3)
         """Two views of one state."""
         return {"teacher": self._teacher_view(), "student": self._student_view()}
 
@@ -214,57 +214,57 @@ class CollectHealthVectorEnv(gym.vector.VectorEnv):
         flat = boxes.reshape(self.num_envs, -1)  # (N, K, 6) -> (N, 6 * K)
         return np.concatenate([flat, *pose, walls / length], axis=1, dtype=np.float32)
 
-    def _student_view(self, height: int = VIEW_H, width: int = VIEW_W):  # -> (N, H, W, 3)
+    def _student_view(self, sharper: int = 1) -> np.ndarray:  # -> (N, H, W, 3), times `sharper`
         """The picture, column by column: what a column's ray meets, and from which row to which.
 
-        A point at depth d (along the camera's axis) and h below the camera is focal * h / d pixels
-        below the horizon. A pixel has the colour of its centre.
+        Pinhole camera: a point at depth d along its axis, y to the left of and h below it, is
+        focal * y / d pixels left of and focal * h / d pixels below the middle of the picture. A
+        pixel has the colour of its centre. Of boxes that overlap in space the nearer is whole.
         """
-        focal, below = np.float32(width / 2), height // 2
+        height, width = sharper * self.view_height, sharper * self.view_width
+        focal, below = np.float32(width / 2), height // 2  # 90 degrees: |y| <= d is in the picture
         u = ((np.arange(width) + 0.5) / focal - 1).astype(np.float32)  # (W,) right of the axis
-        row = np.arange(below, dtype=np.uint8)[:, None, None]  # (H/2, 1, 1) down from the horizon
+        row = np.arange(below, dtype=np.int16)[:, None]  # (H/2, 1) down from the horizon
 
-        def rows(h, depth):  # (), (N, W) -> (N, W)
+        def rows(h, depth):  # (), (N, W) -> (N, 1, W)
             """How many pixel centres lie between the horizon and a point h below the camera."""
-            return np.minimum(focal * h / depth + 0.5, below).astype(np.uint8)
+            return np.minimum(focal * h / depth + 0.5, below).astype(np.int16)[:, None]
 
         heading = self._heading().astype(np.float32)[:, None]
         cos, sin = np.cos(heading), np.sin(heading)
         depth, is_x_wall = self._wall_distance(cos + sin * u, sin - cos * u)  # along (1, -u)
-        wall = (row < rows(CAMERA_HEIGHT, depth)) * (WALL_Y - is_x_wall.view(np.uint8))
-        image = np.empty((height, *depth.shape), np.uint8)  # (H, N, W): rows outside is fastest
-        np.maximum(wall[::-1], np.uint8(CEILING), out=image[:below])  # the upper half mirrors
-        lower = np.maximum(wall, np.uint8(FLOOR), out=image[below:])  # the boxes lie in this half
+        wall = np.where(is_x_wall, WALL_X, WALL_Y)[:, None]  # (N, 1, W)
+        is_wall = row < rows(CAMERA_HEIGHT, depth)  # (N, H/2, W)
+        upper, lower = np.where(is_wall, wall, CEILING), np.where(is_wall, wall, FLOOR)
 
-        boxes = self._body_frame()[:3]
-        present, x, y = (v.astype(np.float32) for v in boxes)
-        # Only a box that reaches into the wedge |y| <= x costs anything; n of the N rooms have one.
+        present, x, y, _ = (v.astype(np.float32) for v in self._body_frame())  # (N, K)
+        # Only a box that reaches into the wedge |y| <= x costs anything.
         in_view = (present > 0) & (x > -BOX_RADIUS) & (np.abs(y) < x + BOX_RADIUS * np.sqrt(2))
         ray = 1 + u * u  # (W,) squared length of (1, -u)
-        for k in range(self.n_boxes):
-            rooms = in_view[:, k].nonzero()[0]  # (n,)
+        for k in reversed(range(self.n_boxes)):  # farthest first; none reaches up to the horizon
+            rooms = in_view[:, k].nonzero()[0]  # (n,) where there is such a box
             bx, by = x[rooms, k, None], y[rooms, k, None]  # (n, 1)
             # Depths t where |t (1, -u) - (bx, by)| = radius, from the quadratic equation.
             square = BOX_RADIUS**2 * ray - (by + bx * u) ** 2  # (n, W); above 0: the ray hits
             middle, half = bx - by * u, np.sqrt(np.maximum(square, 0))
             enter = np.maximum((middle - half) / ray, MIN_DEPTH)
             leave = np.maximum((middle + half) / ray, MIN_DEPTH)
-            foot = rows(CAMERA_HEIGHT, enter)
+            foot = rows(CAMERA_HEIGHT, enter)  # (n, 1, W)
             near, far = (rows(CAMERA_HEIGHT - BOX_HEIGHT, edge) for edge in (enter, leave))
-            # far <= row < foot in one comparison: above far, unsigned numbers wrap to large ones.
-            covered = (row - far) < (foot - far) * (square > 0)  # (H/2, n, W)
-            top = np.uint8(BOX + 2 * (self.n_boxes - 1 - k))
-            lower[:, rooms] = np.maximum(lower[:, rooms], covered * (top + (row >= near)))
-        pixels = self.palette.take(image, mode="wrap")[..., None].view(np.uint8)  # (H, N, W, 4)
-        return pixels[..., :3].transpose(1, 0, 2, 3)
+            is_box = (square > 0)[:, None] & (far <= row) & (row < foot)  # (n, H/2, W)
+            lower[rooms] = np.where(is_box, np.where(row < near, TOP, SIDE), lower[rooms])
+        image = np.concatenate([upper[:, ::-1], lower], axis=1)  # (N, H, W)
+        return PALETTE.take(image, axis=0)  # the same as PALETTE[image], only faster
 
     def render(self) -> tuple | None:
         """One picture (384, 768, 3) per sub-environment: top view, camera, the student's pixels."""
         if self.render_mode is None:
             return None
-        large, small = self._student_view(192, 384), self._student_view()
-        small = small.repeat(192 // VIEW_H, axis=1).repeat(384 // VIEW_W, axis=2)
-        camera = np.concatenate([large, small], axis=1)  # (N, 384, 384, 3)
+        views = [self._student_view(max(1, 384 // self.view_width)), self._student_view()]
+        for k, view in enumerate(views):  # both to (N, 192, 384, 3), whatever their shape
+            row, column = (np.arange(n) * view.shape[axis] // n for axis, n in ((1, 192), (2, 384)))
+            views[k] = view[:, row[:, None], column]
+        camera = np.concatenate(views, axis=1)  # (N, 384, 384, 3)
         camera[:, 190:194] = 255
         return tuple(
             np.concatenate([self._top_view(i), camera[i]], axis=1) for i in range(self.num_envs)
@@ -284,14 +284,14 @@ class CollectHealthVectorEnv(gym.vector.VectorEnv):
         frame[np.abs(left) < ahead] = (255, 236, 150)
         for (x, y), present in zip(self.boxes[i], self.present[i]):
             disc = np.hypot(east - x, north - y) < BOX_RADIUS
-            frame[disc] = BOX_RGB[0] if present else (205, 205, 205)
+            frame[disc] = PALETTE[TOP] if present else (205, 205, 205)
         trail = self.trail[i, : self.steps[i] + 1]
         for a, b in zip(trail[:-1], trail[1:]):
             points = a + (b - a) * np.linspace(0, 1, 32)[:, None]  # (32, 2)
             column, row = ((points * (1, -1) + (margin, self.room + margin)) * scale).T.astype(int)
             frame[row, column] = frame[row + 1, column] = frame[row, column + 1] = (120, 150, 220)
-        frame[:, np.abs(east - self.room / 2) > self.room / 2] = SCENE_RGB[WALL_X]
-        frame[np.abs(north[:, 0] - self.room / 2) > self.room / 2] = SCENE_RGB[WALL_Y]
+        frame[:, np.abs(east - self.room / 2) > self.room / 2] = PALETTE[WALL_X]
+        frame[np.abs(north[:, 0] - self.room / 2) > self.room / 2] = PALETTE[WALL_Y]
         arrow = (ahead > -0.2) & (np.abs(left) < 0.24 - 0.6 * ahead)  # a triangle, tip ahead
         frame[arrow] = (35, 70, 190)
         return frame

@@ -32,7 +32,7 @@ class TunnelVisionVectorEnv(gym.vector.VectorEnv):
         Dict of two views of one state (paper, Eq. (3)). Both hold the position (one-hot, R * C),
         the heading (one-hot, 4) and the last action (one-hot, 9: the eight and "none"); then
         teacher: 8 cells, clockwise from east; student: 3 cells, left, centre and right of the
-        direction it faces. A cell is 1 where it is blocked (an obstacle or outside the grid).
+        direction it faces. A cell is +1 if blocked (or outside the grid), -1 if free.
     Rewards:
         +1 at the goal, -1 for a collision, -0.01 a step, and 0.1 for each cell by which the
         Manhattan distance to the goal shrinks [ours: without it the goal is too rare a reward for
@@ -80,8 +80,8 @@ class TunnelVisionVectorEnv(gym.vector.VectorEnv):
 
         n_common = rows * cols + 4 + 9
         self.single_observation_space = Dict(
-            teacher=Box(0, 1, (n_common + 8,), np.float32),
-            student=Box(0, 1, (n_common + 3,), np.float32),
+            teacher=Box(-1, 1, (n_common + 8,), np.float32),
+            student=Box(-1, 1, (n_common + 3,), np.float32),
         )
         self.single_action_space = Discrete(8)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -143,7 +143,7 @@ class TunnelVisionVectorEnv(gym.vector.VectorEnv):
         """Advance every sub-environment by one action, `actions` (N,)."""
         actions = np.asarray(actions)
         if self.done.any():
-            raise gym.error.ResetNeeded("reset the sub-environments that have ended before a step")
+            raise gym.error.ResetNeeded('call reset() or reset(options={"reset_mask": done}) first')
         if actions.shape != (self.num_envs,) or ((actions < 0) | (actions > 7)).any():
             raise ValueError(f"actions must be {self.num_envs} integers from 0 to 7")
         moves, direction = actions < 4, actions % 4
@@ -164,14 +164,14 @@ class TunnelVisionVectorEnv(gym.vector.VectorEnv):
         return self._observe(), reward, terminated, truncated, {"is_success": success}
 
     def _observe(self) -> dict[str, np.ndarray]:  # -> (N, R*C + 21), (N, R*C + 16)
-        """Two views of one state, which differ in the cells alone."""
+        """Two views of one state, which differ in the cells alone (centred: that trains faster)."""
         n_cells = self.rows * self.cols
         common = np.zeros((self.num_envs, n_cells + 4 + 9), np.float32)
         common[self.index, self.position[:, 0] * self.cols + self.position[:, 1]] = 1
         common[self.index, n_cells + self.heading] = 1
         common[self.index, n_cells + 4 + self.last_action] = 1
         around = self.position[:, None] + NEIGHBOURS + 1  # (N, 8, 2), in the grid with its border
-        cells = self.blocked[self.index[:, None], around[..., 0], around[..., 1]]  # (N, 8)
+        cells = 2 * self.blocked[self.index[:, None], around[..., 0], around[..., 1]] - 1  # (N, 8)
         ahead = (2 * self.heading[:, None] + np.array([-1, 0, 1])) % 8  # (N, 3)
         seen = cells[self.index[:, None], ahead]
         return {
