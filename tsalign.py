@@ -62,26 +62,22 @@ ENVS = {
 # TunnelVision gamma 0.99 makes standing still as good as a collision, and a small entropy bonus
 # settles for stepping blindly at a bend. In CollectHealth a horizon of 25 steps reaches a next box.
 ENV_SETTINGS = {
-    "tunnelvision": dict(total_steps=500_000, gamma=0.995, entropy_coef=0.25, entropy_end=0.0),
+    "tunnelvision": dict(total_steps=500_000, num_envs=256, rollout_steps=16, gamma=0.995,
+                         entropy_coef=0.25, entropy_end=0.0),
     "collecthealth": dict(total_steps=300_000, gamma=0.96, sitt_lambda1=0.01),
 }
-
 
 class BadInput(ValueError):
     """What the command line reports in one line, with exit code 2 (1 once a run has begun)."""
 
-
 class FolderBusy(BadInput):
     """Another process is training in the same run folder."""
 
-
 @dataclass(frozen=True, init=False)
 class Config:
-    """All settings of one run; each is a flag, e.g. `--total-steps`.
+    """All settings of one run; each is a flag. Raises BadInput.
 
-    Config(env="collecthealth", method="bc") starts from the values below, then takes what the
-    environment (`ENV_SETTINGS`) and the method (`METHODS`) set differently, then what is given.
-    Raises BadInput for a bad value, or one that contradicts the method.
+    The values below, then what `ENV_SETTINGS` and `METHODS` set differently, then what is given.
     """
 
     env: str = "tunnelvision"  # tunnelvision, collecthealth, or module:Id-v0 of your own
@@ -112,7 +108,7 @@ class Config:
     gae_lambda: float = 0.95  # [ppo]
     clip: float = 0.2  # clip range of the ratio [ppo]
     entropy_coef: float = 0.02  # entropy bonus at first [ours: 0.01 is usual]
-    entropy_end: float = 0.02  # entropy bonus at the end, approached linearly [ours]
+    entropy_end: float = 0.02  # entropy bonus at the end, approached as a square [ours]
     value_coef: float = 0.5  # weight of the value loss [ppo]
     max_grad_norm: float = 0.5  # gradient clipping [ppo]
     # SITT
@@ -133,9 +129,7 @@ class Config:
         env = self.env.replace(":", "-").replace("/", "-")
         return Path(self.out) / f"{env}_{self.method}_seed{self.seed}"
 
-
 # --- The losses: Sections IV-B to IV-D, V-B -------------------------------------------------------
-
 def info_nce_loss(z_teacher: Tensor, z_student: Tensor,
                   inverse_temperature: Tensor) -> Tensor:  # (B, D), (B, D), () -> ()
     """Eq. (6): tell each step's partner view from all others, in both directions.
@@ -149,11 +143,9 @@ def info_nce_loss(z_teacher: Tensor, z_student: Tensor,
     student_to_teacher = F.cross_entropy(similarity.T, partner)
     return (teacher_to_student + student_to_teacher) / 2  # Eq. (6)
 
-
 def alignment_loss(z_teacher: Tensor, z_student: Tensor) -> Tensor:  # (B, D), (B, D) -> ()
     """Eq. (7): the two embeddings of one step should be the same point of the unit sphere."""
     return (1 - (z_teacher * z_student).sum(-1)).mean()  # Eq. (7)
-
 
 def stability_loss(logits_teacher: Tensor, logits_student: Tensor, logits_teacher_before: Tensor,
                    logits_student_before: Tensor) -> Tensor:  # (B, A) each -> ()
@@ -166,25 +158,20 @@ def stability_loss(logits_teacher: Tensor, logits_student: Tensor, logits_teache
     change_student = F.mse_loss(logits_student, logits_student_before.detach())
     return (change_teacher + change_student) / 2  # Eq. (8)
 
-
 def embedding_loss(nce: Tensor, align: Tensor, stab: Tensor, lambda_align: float,
                    lambda_stab: float) -> Tensor:  # (), (), () -> ()
     """Eq. (9): the objective of the two encoders."""
     return nce + lambda_align * align + lambda_stab * stab  # Eq. (9)
 
-
 def imitation_kl(policy: Distribution, imitator: Distribution) -> Tensor:  # (B, A) each -> (B,)
     """Eq. (10): what SITT penalises at each step, KL(teacher's policy || its imitator's)."""
     return kl_divergence(policy, imitator)  # Eq. (10)
 
-
 # --- Networks: teacher encoder, student encoder, policy, critic -----------------------------------
-
 def mlp(*sizes: int) -> nn.Sequential:
     """Linear layers with ReLU between them [ours: tanh learns as well and costs a third more]."""
     layers = [x for n, m in zip(sizes, sizes[1:]) for x in (nn.Linear(n, m), nn.ReLU())]
     return nn.Sequential(*layers[:-1])
-
 
 class Encoder(nn.Module):
     """E_T or E_S: one view in, a unit-norm embedding out. Images (H, W, C) get a convolution."""
@@ -211,7 +198,6 @@ class Encoder(nn.Module):
         obs = obs.permute(0, 3, 1, 2) if self.is_image else obs  # (B, C, H, W)
         return F.normalize(self.net(obs), dim=-1)
 
-
 class Head(nn.Module):
     """From an embedding of either agent to the policy's logits, or to the critic's value."""
 
@@ -225,7 +211,6 @@ class Head(nn.Module):
     def forward(self, z: Tensor) -> Tensor:  # (B, D) -> (B, n_out)
         """Unit-norm z is too small an input to learn from: sqrt(D) gives its entries unit size."""
         return self.net(z * z.shape[-1] ** 0.5)
-
 
 class Policy(Head):
     """pi: its raw output are logits, or the means of a Gaussian where actions are continuous."""
@@ -241,7 +226,6 @@ class Policy(Head):
         if self.log_std is None:
             return Categorical(logits=logits, validate_args=False)
         return Independent(Normal(logits, self.log_std.exp(), False), 1, validate_args=False)
-
 
 class Networks(nn.Module):
     """The four networks that every method has, and what a baseline needs besides."""
@@ -265,9 +249,7 @@ class Networks(nn.Module):
         policy = self.student_policy if own_head else self.policy
         return policy.distribution(policy(getattr(self, agent)(obs)))
 
-
 # --- Eq. (3): environments with two views of one state, and the teacher's rollouts in them --------
-
 def check_views(name: str, space: gym.spaces.Dict, obs: dict) -> dict:
     """The observation itself. Raises BadInput if a view does not fit its declared space."""
     for view in AGENTS:
@@ -276,7 +258,6 @@ def check_views(name: str, space: gym.spaces.Dict, obs: dict) -> dict:
             declared = f"declared as {box.dtype} {box.shape}"
             raise BadInput(f"{name!r}: {view}'s view is {value.dtype} {value.shape}, {declared}")
     return obs
-
 
 def make_envs(name: str, num_envs: int) -> gym.vector.VectorEnv:
     """N copies of a registered environment, in its native vector form where it has one.
@@ -311,12 +292,10 @@ def make_envs(name: str, num_envs: int) -> gym.vector.VectorEnv:
         raise BadInput(f"{name!r} needs actions Discrete or Box (floats, bounded), not {actions}")
     return envs
 
-
 def to_tensor(obs: np.ndarray, device: torch.device) -> Tensor:  # (N, ...) -> (N, ...)
     """A copy. Bytes stay bytes, all else becomes float32."""
     dtype = torch.uint8 if obs.dtype == np.uint8 else torch.float32
     return torch.tensor(obs, dtype=dtype, device=device)
-
 
 def to_env_action(space: gym.Space, action: Tensor) -> np.ndarray:  # (N,) or (N, A) -> (N, ...)
     """Discrete actions count from the space's start; a Gaussian's -1 .. 1 spans the Box [ours].
@@ -328,7 +307,6 @@ def to_env_action(space: gym.Space, action: Tensor) -> np.ndarray:  # (N,) or (N
         return action + space.start
     share = (action.reshape(-1, *space.shape).clip(-1, 1) + 1) / 2
     return (space.low + share * (space.high - space.low)).clip(space.low, space.high)
-
 
 def step_envs(envs: gym.vector.VectorEnv, action: Tensor):
     """One step of all environments -> obs, reward, terminated, truncated, success, (N,) each.
@@ -343,7 +321,6 @@ def step_envs(envs: gym.vector.VectorEnv, action: Tensor):
         raise BadInput(f"is_success must be True or False, not {reported[0]!r}")
     success = success if success is None else np.asarray(success, bool)
     return obs, np.asarray(reward, np.float32), terminated, truncated, success
-
 
 class Rollout(NamedTuple):
     """What one cycle collects: T steps of N environments, (T, N, ...) or flat, (T*N, ...)."""
@@ -361,7 +338,6 @@ class Rollout(NamedTuple):
     def flat(self) -> "Rollout":  # (T, N, ...) -> (T*N, ...)
         """All steps in one row."""
         return Rollout(*(x.flatten(0, 1) for x in self))
-
 
 @torch.no_grad()
 def collect(envs, obs: dict, nets: Networks, n_steps: int) -> tuple[Rollout, dict]:
@@ -381,9 +357,7 @@ def collect(envs, obs: dict, nets: Networks, n_steps: int) -> tuple[Rollout, dic
             obs, _ = envs.reset(options={"reset_mask": ended})
     return Rollout(*(torch.stack(x) for x in zip(*steps))), obs
 
-
 # --- Section IV: the two phases -------------------------------------------------------------------
-
 def gae(rewards: Tensor, values: Tensor, next_values: Tensor, terminated: Tensor, done: Tensor,
         gamma: float, lam: float) -> Tensor:  # (T, N) each -> (T, N)
     """Generalised advantage estimation (Schulman et al., 2016, arXiv 1506.02438, equation 16).
@@ -400,7 +374,6 @@ def gae(rewards: Tensor, values: Tensor, next_values: Tensor, terminated: Tensor
         advantages[t] = running
     return advantages
 
-
 def ppo_losses(policy: Distribution, value: Tensor, action: Tensor, log_prob_before: Tensor,
                advantage: Tensor, returns: Tensor, clip: float) -> dict[str, Tensor]:  # (B,) -> ()
     """Eq. (1) by PPO: clipped policy loss, value loss, entropy (arXiv 1707.06347, equation 9)."""
@@ -411,13 +384,11 @@ def ppo_losses(policy: Distribution, value: Tensor, action: Tensor, log_prob_bef
     value_loss, entropy = F.mse_loss(value, returns), policy.entropy().mean()
     return {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy}
 
-
 def minibatches(rollout: Rollout, size: int, epochs: int) -> list[Tensor]:  # -> indices, (B,) each
     """Steps of a flat rollout, shuffled anew for each pass; a lone last one has no negatives."""
     n, device = len(rollout.action), rollout.action.device
     passes = [torch.randperm(n, device=device) for _ in range(epochs)]
     return [i for indices in passes for i in indices.split(size) if len(i) > 1]
-
 
 def descend(optimizer: Adam, loss: Tensor, max_grad_norm: float | None = None) -> None:
     """One gradient step, clipped to a norm if one is given."""
@@ -427,11 +398,9 @@ def descend(optimizer: Adam, loss: Tensor, max_grad_norm: float | None = None) -
         nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], max_grad_norm)
     optimizer.step()
 
-
 def mean_of(logs: list[dict[str, Tensor]]) -> dict[str, float]:
     """Mean of each named loss over the minibatches."""
     return {k: torch.stack([log[k].detach() for log in logs]).mean().item() for k in logs[0]}
-
 
 def train_policy(nets: Networks, optimizer: Adam, rollout: Rollout, config: Config,
                  remaining: float = 1.0) -> dict[str, float]:
@@ -454,7 +423,7 @@ def train_policy(nets: Networks, optimizer: Adam, rollout: Rollout, config: Conf
         targets = [x.flatten() for x in targets]  # (T*N,) each
 
     rollout, logs = rollout.flat(), []
-    entropy_coef = config.entropy_end + remaining * (config.entropy_coef - config.entropy_end)
+    entropy_coef = config.entropy_end + remaining**2 * (config.entropy_coef - config.entropy_end)
     for i in minibatches(rollout, config.ppo_batch, config.ppo_epochs):
         # Section IV: "policy gradients ... are not passed through the embedding networks".
         # A stored z carries no graph; no encoder has moved since, so the ratio starts at 1.
@@ -471,7 +440,6 @@ def train_policy(nets: Networks, optimizer: Adam, rollout: Rollout, config: Conf
         descend(optimizer, loss, config.max_grad_norm)
         logs.append(log)
     return mean_of(logs)
-
 
 def train_embedding(nets: Networks, optimizer: Adam, rollout: Rollout,
                     config: Config) -> dict[str, float]:
@@ -503,9 +471,7 @@ def train_embedding(nets: Networks, optimizer: Adam, rollout: Rollout,
         logs.append({"info_nce": nce, "align": align, "stab": stab, "match": match})
     return {**mean_of(logs), "inverse_temperature": nets.log_inverse_temperature.exp().item()}
 
-
 # --- Section V-B: the baselines, and all rows of Table I ------------------------------------------
-
 def train_bc_student(nets: Networks, optimizer: Adam, rollout: Rollout,
                      config: Config) -> dict[str, float]:
     """Behaviour cloning: maximise the likelihood of the actions in the teacher's trajectories.
@@ -520,7 +486,6 @@ def train_bc_student(nets: Networks, optimizer: Adam, rollout: Rollout,
         logs.append({"imitation": -policy.log_prob(rollout.action[i]).mean()})
         descend(optimizer, logs[-1]["imitation"])
     return mean_of(logs)
-
 
 def train_sitt_student(nets: Networks, optimizer: Adam, rollout: Rollout,
                        config: Config) -> dict[str, float]:
@@ -544,7 +509,6 @@ def train_sitt_student(nets: Networks, optimizer: Adam, rollout: Rollout,
         logs.append({"student_to_teacher": student, "proxy_to_student": proxy})
     return mean_of(logs)
 
-
 class Method(NamedTuple):
     """One row of Table I: all in which a method differs."""
 
@@ -555,7 +519,6 @@ class Method(NamedTuple):
     has_proxy: bool = False  # a network that stands for the student in Eq. (10)
     imitation_share: float = 1.0  # below 1: PPO first, then train_student for this share of steps
     paper: dict = {}  # success of teacher and student in the paper's Table I
-
 
 NO_EQ_9 = dict(lambda_align=0.0, lambda_stab=0.0, inverse_temperature=1.0)
 NO_EQ_10 = dict(sitt_lambda1=0.0, sitt_lambda2=0.0)
@@ -575,9 +538,7 @@ METHODS = {
                    paper={"tunnelvision": (1.00, 1.00), "collecthealth": (0.99, 0.98)}),
 }  # fmt: skip
 
-
 # --- Evaluation -----------------------------------------------------------------------------------
-
 @torch.no_grad()
 def play_episodes(envs, nets: Networks, agent: str, episodes_each: int, seed: int,
                   limit: int) -> list[tuple[float, bool | None]]:
@@ -603,7 +564,6 @@ def play_episodes(envs, nets: Networks, agent: str, episodes_each: int, seed: in
             obs, _ = envs.reset(options={"reset_mask": ended})
     return played
 
-
 def evaluate(envs, nets: Networks, episodes: int, seed: int, limit: int = 10_000) -> dict:
     """Success rates and mean returns of both agents in fresh episodes, the same for both.
 
@@ -620,20 +580,17 @@ def evaluate(envs, nets: Networks, episodes: int, seed: int, limit: int = 10_000
     kind, of = ("success", success) if len(success) == 2 else ("return", returns)
     return {**success, "gap": of[f"{kind}_teacher"] - of[f"{kind}_student"], **returns}
 
-
 # --- The one training loop ------------------------------------------------------------------------
-
 def pick_device(name: str) -> torch.device:
     """cuda > mps > cpu for "auto". Raises BadInput for a device that torch does not have."""
     if name == "auto":
-        best = "mps" if torch.backends.mps.is_available() else "cpu"
-        return torch.device("cuda" if torch.cuda.is_available() else best)
+        name = "mps" if torch.backends.mps.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else name
     try:
         torch.zeros(1, device=name).cpu()  # fails also on a device that holds no data
         return torch.device(name)
     except (RuntimeError, AssertionError) as error:
         raise BadInput(f"device {name!r} is not available: {str(error).splitlines()[0]}") from error
-
 
 def make_optimizers(nets: Networks, config: Config) -> tuple[Adam, Adam]:
     """PPO's: policy and critic (in some methods the teacher's encoder, too). Phase one's: the rest.
@@ -646,7 +603,6 @@ def make_optimizers(nets: Networks, config: Config) -> tuple[Adam, Adam]:
         owned += nets.teacher.parameters()
     fused = rest[0].device.type in ("cpu", "cuda")
     return Adam(owned, config.ppo_lr, fused=fused), Adam(rest, config.encoder_lr, fused=fused)
-
 
 def train(config: Config) -> dict:
     """Train one method on one environment with one seed; the result is also in `result.json`.
@@ -669,7 +625,6 @@ def train(config: Config) -> dict:
         result |= dict(device=str(device), torch=torch.__version__)
         save_run(config, nets, rows, result)
     return result
-
 
 def training_loop(envs, eval_envs, nets: Networks, config: Config, log_file) -> list[dict]:
     """Collect, train the policy, train the student, now and then evaluate -> the rows of the log.
@@ -712,33 +667,28 @@ def training_loop(envs, eval_envs, nets: Networks, config: Config, log_file) -> 
         raise
     return rows
 
-
 # --- Run folders ----------------------------------------------------------------------------------
-
 def open_log(config: Config):
     """Open `log.csv` of a fresh run folder, locked, so that no second run gets in.
 
-    Raises BadInput if it cannot be written, holds a finished run or is locked (FolderBusy).
+    Raises BadInput if it cannot be written or holds a finished run, FolderBusy if it is locked.
     """
+    folder = config.folder
     try:
-        config.folder.mkdir(parents=True, exist_ok=True)
-        log_file = open(config.folder / "log.csv", "a", newline="")
-    except OSError as error:
-        raise BadInput(f"cannot write to {config.folder}: {error.strerror}") from error
-    try:
-        import fcntl  # not on Windows, where the lock is left out
-
-        fcntl.flock(log_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        folder.mkdir(parents=True, exist_ok=True)
+        log_file = open(folder / "log.csv", "a", newline="")
+        if os.name == "posix":  # on Windows there is no lock
+            fcntl = importlib.import_module("fcntl")
+            fcntl.flock(log_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise FolderBusy(f"another process is training in {config.folder}") from None
-    except (ImportError, OSError):  # a file system without locks
-        pass
-    if (config.folder / "result.json").exists():
-        raise BadInput(f"{config.folder} holds a finished run; choose another --out or delete it")
+        raise FolderBusy(f"another process is training in {folder}") from None
+    except OSError as error:
+        raise BadInput(f"cannot write to {folder}: {error.strerror}") from error
+    if (folder / "result.json").exists():
+        raise BadInput(f"{folder} holds a finished run; choose another --out or delete it")
     log_file.truncate(0)  # what an interrupted run has left
-    (config.folder / "config.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
+    (folder / "config.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
     return log_file
-
 
 def log(log_file, rows: list[dict], elapsed: float, share: float) -> None:
     """Write `log.csv` anew (a later row may have more columns); print the last row's main ones."""
@@ -747,14 +697,13 @@ def log(log_file, rows: list[dict], elapsed: float, share: float) -> None:
     writer.writeheader()
     writer.writerows(rows)
     log_file.flush()
-    row = {"steps/s": rows[-1]["env_steps"] / elapsed, "s left": elapsed / share - elapsed}
-    row |= rows[-1]
-    names = [f"{kind}_{agent}" for kind in KINDS for agent in AGENTS]
-    names = [k for k in [*names, "entropy", "match", "steps/s", "s left"] if k in row]
+    speed = {"steps/s": rows[-1]["env_steps"] / elapsed, "s left": elapsed / share - elapsed}
+    row, kind = rows[-1] | speed, "success" if "success_student" in rows[-1] else "return"
+    names = [f"{kind}_{agent}" for agent in AGENTS] + ["gap", "entropy", "match", *speed]
     if len(rows) == 1:
-        print("    steps" + "".join(f"{k.replace('_', ' ')[-9:]:>10}" for k in names))
-    print(f"{row['env_steps']:9d}" + "".join(f"{row[k]:10.4g}" for k in names), flush=True)
-
+        print(f"{kind + ':':>9}" + "".join(f"{k.split('_')[-1]:>9}" for k in names if k in row))
+    cells = "".join(f"{row[k]:9.4g}" for k in names if k in row)
+    print(f"{row['env_steps']:9d}{cells}", flush=True)
 
 def save_run(config: Config, nets: Networks, rows: list[dict], result: dict) -> None:
     """Weights, curve and, last and at once, the result: where it stands, the run is complete."""
@@ -770,7 +719,6 @@ def save_run(config: Config, nets: Networks, rows: list[dict], result: dict) -> 
     (folder / "result.tmp").write_text(json.dumps(result, indent=2) + "\n")
     os.replace(folder / "result.tmp", folder / "result.json")
 
-
 def load_run(folder: str | Path) -> tuple[Config, Networks]:
     """Settings and networks of a finished run, on the CPU. Raises BadInput where there is none."""
     try:
@@ -782,9 +730,7 @@ def load_run(folder: str | Path) -> tuple[Config, Networks]:
     nets.load_state_dict(saved["networks"])
     return config, nets
 
-
 # --- Settings and command line --------------------------------------------------------------------
-
 def complete_settings(given: dict) -> dict:
     """Defaults, then what environment and method set, then what is given. Raises BadInput."""
     default = {f.name: f.default for f in fields(Config)}
@@ -796,33 +742,28 @@ def complete_settings(given: dict) -> dict:
     fixed = METHODS[method].settings
     settings = {**default, **ENV_SETTINGS.get(env, {}), **fixed, **given, "env": env}
     for f in fields(Config):
-        check = checked_number if f.type in (int, float) else lambda _, kind, value: kind(value)
-        settings[f.name] = check(f.name, f.type, settings[f.name])
-    for name, value in fixed.items():
-        if settings[name] != value:
-            raise BadInput(f"method {method} has {name} {value}, not {settings[name]}")
-    if settings["num_envs"] * settings["rollout_steps"] < 2:
-        raise BadInput("num_envs * rollout_steps must be at least 2")
+        settings[f.name] = checked(f.name, f.type, settings[f.name])
+        if settings[f.name] != fixed.get(f.name, settings[f.name]):
+            raise BadInput(f"method {method} has {f.name} {fixed[f.name]}, not {given[f.name]}")
     return settings
 
-
-def checked_number(name: str, kind: type, value) -> int | float:
-    """The value as an int or a float, NumPy's included. Raises BadInput if out of range."""
-    least = {"seed": 0, "sitt_lambda1": -math.inf, "encoder_batch": 2, "inverse_temperature": 1e-3}
+def checked(name: str, kind: type, value) -> str | int | float:
+    """The value as its kind, NumPy's numbers too. Raises BadInput for a number out of range."""
+    if kind is str:
+        return str(value)
+    least = {"seed": 0, "sitt_lambda1": -math.inf, "rollout_steps": 2, "encoder_batch": 2}
+    least = least.get(name, 1e-3 if name == "inverse_temperature" else int(kind is int))
     most = {"gamma": 1, "gae_lambda": 1, "inverse_temperature": 100}.get(name, 2**63 - 1)
-    least = least.get(name, 1 if kind is int else 0)
     is_number = isinstance(value, (int, float, np.number)) and abs(value) < 2**63
     if not is_number or not least <= value <= most or kind(value) != value:
         whole = "whole " if kind is int else ""
         raise BadInput(f"{name} must be a {whole}number from {least} to {most}, not {value!r}")
     return kind(value)
 
-
 def fail(message: str, code: int = 2) -> None:
     """One clear line on stderr, and the exit code."""
     print("tsalign:", " ".join(message.split()), file=sys.stderr)
     sys.exit(code)
-
 
 def parse_arguments(arguments: list[str] | None) -> Config:
     """The command line: its flags are the fields of Config, its help their comments."""
@@ -834,7 +775,6 @@ def parse_arguments(arguments: list[str] | None) -> Config:
         flag, text = "--" + f.name.replace("_", "-"), texts[f.name].replace("%", "%%")
         parser.add_argument(flag, type=f.type, help=text, default=argparse.SUPPRESS)
     return Config(**vars(parser.parse_args(arguments)))
-
 
 def main(arguments: list[str] | None = None) -> None:
     """`python tsalign.py`: exit code 2 for bad input, 1 for a run that stopped, 130 for Ctrl-C."""
@@ -855,7 +795,6 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"{label:27}{row[0]:7.3f}  {row[1]:7.3f}  {row[0] - row[1]:7.3f}")
     where = f"{result['seconds']:.0f} s; saved in {config.folder}"
     print(f"{result['eval_episodes']} fresh episodes of each; {where}")
-
 
 if __name__ == "__main__":
     main()
