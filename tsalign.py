@@ -5,8 +5,7 @@ encoders are trained with a contrastive loss into one shared embedding, which ke
 can see. PPO trains the policy on that embedding and may not touch the encoders. So whatever the
 teacher learns, the student can do: it runs the same policy on its own encoder.
 
-    python tsalign.py --env tunnelvision                  # about 20 seconds on one core
-    python tsalign.py --env collecthealth                 # about 30 seconds, with images
+    python tsalign.py --env tunnelvision                  # or collecthealth: images
 
 Reading map (`grep -n "Eq\\." tsalign.py` prints it):
     Eq. (3)      two views of one state          the environments, `make_envs`
@@ -69,10 +68,8 @@ ENV_SETTINGS = {
 
 class BadInput(ValueError):
     """What the command line reports in one line, with exit code 2 (1 once a run has begun)."""
-
 class FolderBusy(BadInput):
     """Another process is training in the same run folder."""
-
 @dataclass(frozen=True, init=False)
 class Config:
     """All settings of one run; each is a flag. Raises BadInput.
@@ -151,8 +148,8 @@ def stability_loss(logits_teacher: Tensor, logits_student: Tensor, logits_teache
                    logits_student_before: Tensor) -> Tensor:  # (B, A) each -> ()
     """Eq. (8): the policy's raw logits should stay what they were before the phase, on both views.
 
-    Mean squared change over steps, actions and views [ours]; of the means where actions are
-    continuous. The logits "before" are constants: no gradient flows into them.
+    Mean squared change over steps, actions and views [ours], of a Gaussian's means. The logits
+    "before" are constants: no gradient flows into them.
     """
     change_teacher = F.mse_loss(logits_teacher, logits_teacher_before.detach())
     change_student = F.mse_loss(logits_student, logits_student_before.detach())
@@ -175,7 +172,6 @@ def mlp(*sizes: int) -> nn.Sequential:
 
 class Encoder(nn.Module):
     """E_T or E_S: one view in, a unit-norm embedding out. Images (H, W, C) get a convolution."""
-
     def __init__(self, space: Box, config: Config) -> None:
         super().__init__()
         # An entry with bounds is mapped from them to [-1, 1], bytes too; one without, or with
@@ -200,7 +196,6 @@ class Encoder(nn.Module):
 
 class Head(nn.Module):
     """From an embedding of either agent to the policy's logits, or to the critic's value."""
-
     def __init__(self, n_out: int, last_gain: float, config: Config) -> None:
         super().__init__()
         self.net = mlp(config.embedding_dim, config.width, config.width, n_out)
@@ -214,7 +209,6 @@ class Head(nn.Module):
 
 class Policy(Head):
     """pi: its raw output are logits, or the means of a Gaussian where actions are continuous."""
-
     def __init__(self, space: gym.Space, config: Config) -> None:
         is_discrete = isinstance(space, Discrete)
         n_actions = int(space.n) if is_discrete else math.prod(space.shape)
@@ -229,7 +223,6 @@ class Policy(Head):
 
 class Networks(nn.Module):
     """The four networks that every method has, and what a baseline needs besides."""
-
     def __init__(self, envs: gym.vector.VectorEnv, config: Config) -> None:
         super().__init__()
         views, method = envs.single_observation_space, METHODS[config.method]
@@ -262,8 +255,7 @@ def check_views(name: str, space: gym.spaces.Dict, obs: dict) -> dict:
 def make_envs(name: str, num_envs: int) -> gym.vector.VectorEnv:
     """N copies of a registered environment, in its native vector form where it has one.
 
-    None of them resets by itself, so the observation after a step is always the true next one.
-    Raises BadInput if there is no such environment, or its views or actions will not do.
+    None resets by itself: the observation after a step is the true next one. Raises BadInput.
     """
     module, _, env_id = ENVS.get(name, name).rpartition(":")
     try:
@@ -324,7 +316,6 @@ def step_envs(envs: gym.vector.VectorEnv, action: Tensor):
 
 class Rollout(NamedTuple):
     """What one cycle collects: T steps of N environments, (T, N, ...) or flat, (T*N, ...)."""
-
     obs_teacher: Tensor
     obs_student: Tensor
     z_teacher: Tensor  # as it was when the teacher acted
@@ -445,8 +436,8 @@ def train_embedding(nets: Networks, optimizer: Adam, rollout: Rollout,
                     config: Config) -> dict[str, float]:
     """Phase one: both encoders learn the shared embedding, Eq. (9), on the teacher's pairs.
 
-    Besides the losses, "match" is the share of steps whose two embeddings are nearest neighbours
-    in their minibatch: near 1, z_T tells what the student sees.
+    "match" is the share of steps whose z_S is nearest to their z_T in the minibatch: near 1, z_T
+    tells what the student sees.
     """
     # Section IV-D: Eq. (8) runs through the policy but may only move the encoders. This copy of the
     # policy takes no gradient; it also gives the logits "before".
@@ -476,8 +467,8 @@ def train_bc_student(nets: Networks, optimizer: Adam, rollout: Rollout,
                      config: Config) -> dict[str, float]:
     """Behaviour cloning: maximise the likelihood of the actions in the teacher's trajectories.
 
-    The teacher is trained by now and stays as it is; the student is never rolled out. The passes
-    over each rollout give it as many updates in all as the students of the other methods have.
+    The teacher is trained by now and stays as it is, the student is never rolled out. The passes
+    over each rollout give it as many updates in all as other methods' students.
     """
     rollout, logs = rollout.flat(), []
     passes = round(config.encoder_epochs / METHODS[config.method].imitation_share)
@@ -511,7 +502,6 @@ def train_sitt_student(nets: Networks, optimizer: Adam, rollout: Rollout,
 
 class Method(NamedTuple):
     """One row of Table I: all in which a method differs."""
-
     train_student: Callable  # (nets, optimizer, rollout, config) -> losses; follows PPO in a cycle
     settings: dict = {}  # what the method fixes; a weight that it does not read is fixed at 0
     policy_gradient_reaches_encoder: bool = False  # the paper's point is that it does not
@@ -544,9 +534,8 @@ def play_episodes(envs, nets: Networks, agent: str, episodes_each: int, seed: in
                   limit: int) -> list[tuple[float, bool | None]]:
     """Undiscounted return and success (None if not reported) of one agent's episodes.
 
-    It samples its actions: a policy without memory that always takes its likeliest one can loop for
-    ever [ours]. Every environment contributes equally many episodes, so that short ones are not
-    over-represented; one that is through with its own goes on, uncounted, until the slowest is.
+    Actions are sampled: a policy without memory that always takes the likeliest can loop for ever
+    [ours]. Every environment gives equally many episodes, so short ones do not count for more.
     """
     device, played = next(nets.parameters()).device, []
     finished, steps, returns = np.zeros((3, envs.num_envs))
@@ -565,10 +554,9 @@ def play_episodes(envs, nets: Networks, agent: str, episodes_each: int, seed: in
     return played
 
 def evaluate(envs, nets: Networks, episodes: int, seed: int, limit: int = 10_000) -> dict:
-    """Success rates and mean returns of both agents in fresh episodes, the same for both.
+    """Success rates and mean returns of both agents in the same fresh episodes, and the gap.
 
-    `episodes` is rounded up to a multiple of the number of environments. Where none reports
-    `is_success` there is no success in the result, and the gap is that of the returns.
+    Their number is rounded up to a multiple of N. No success if no `is_success` is reported.
     """
     success, returns, each = {}, {}, math.ceil(episodes / envs.num_envs)
     for agent in AGENTS:
@@ -593,10 +581,7 @@ def pick_device(name: str) -> torch.device:
         raise BadInput(f"device {name!r} is not available: {str(error).splitlines()[0]}") from error
 
 def make_optimizers(nets: Networks, config: Config) -> tuple[Adam, Adam]:
-    """PPO's: policy and critic (in some methods the teacher's encoder, too). Phase one's: the rest.
-
-    A network without a gradient in its phase does not move, so no method needs a rule of its own.
-    """
+    """PPO's: policy and critic, in some methods the teacher's encoder; phase one's: the rest."""
     owned = [*nets.policy.parameters(), *nets.critic.parameters()]
     rest = [p for p in nets.parameters() if all(p is not q for q in owned)]
     if METHODS[config.method].policy_gradient_reaches_encoder:
@@ -607,9 +592,8 @@ def make_optimizers(nets: Networks, config: Config) -> tuple[Adam, Adam]:
 def train(config: Config) -> dict:
     """Train one method on one environment with one seed; the result is also in `result.json`.
 
-    Raises BadInput for an environment, a device or a folder that will not do, FloatingPointError
-    when a loss is no longer finite; what was logged until then stays in the run folder. Sets
-    torch's seed and number of threads for the whole process.
+    Raises BadInput, or FloatingPointError when a loss is no longer finite; what was logged until
+    then stays in the run folder. Sets torch's seed and threads for the whole process.
     """
     start, device = time.perf_counter(), pick_device(config.device)
     torch.set_num_threads(config.threads)
@@ -627,11 +611,7 @@ def train(config: Config) -> dict:
     return result
 
 def training_loop(envs, eval_envs, nets: Networks, config: Config, log_file) -> list[dict]:
-    """Collect, train the policy, train the student, now and then evaluate -> the rows of the log.
-
-    The paper names the embedding's phase first; here the policy's comes first in a cycle, while
-    the stored z still come from the encoders as they are.
-    """
+    """Collect, then policy, then student (the stored z are then of today's encoders) -> log."""
     method, rows, losses = METHODS[config.method], [], {}
     policy_optimizer, student_optimizer = make_optimizers(nets, config)
     n_cycles = math.ceil(config.total_steps / (config.num_envs * config.rollout_steps))
@@ -669,10 +649,7 @@ def training_loop(envs, eval_envs, nets: Networks, config: Config, log_file) -> 
 
 # --- Run folders ----------------------------------------------------------------------------------
 def open_log(config: Config):
-    """Open `log.csv` of a fresh run folder, locked, so that no second run gets in.
-
-    Raises BadInput if it cannot be written or holds a finished run, FolderBusy if it is locked.
-    """
+    """Open `log.csv` of a fresh run folder, locked against a second run. Raises BadInput."""
     folder = config.folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -721,10 +698,10 @@ def save_run(config: Config, nets: Networks, rows: list[dict], result: dict) -> 
 
 def load_run(folder: str | Path) -> tuple[Config, Networks]:
     """Settings and networks of a finished run, on the CPU. Raises BadInput where there is none."""
-    try:
-        saved = torch.load(Path(folder) / "checkpoint.pt", map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise BadInput(f"no finished run in {folder}: {error.strerror}") from error
+    path = Path(folder) / "checkpoint.pt"
+    if not path.exists():
+        raise BadInput(f"no finished run in {folder}")
+    saved = torch.load(path, map_location="cpu", weights_only=True)
     config = Config(**saved["config"])
     nets = Networks(make_envs(config.env, 1), config)
     nets.load_state_dict(saved["networks"])
@@ -784,7 +761,7 @@ def main(arguments: list[str] | None = None) -> None:
         result, how = train(config), "saved"
     except (BadInput, FloatingPointError) as error:
         notes = getattr(error, "__notes__", [])  # only a run that had begun has one
-        fail("; ".join([str(error), *notes]), code=1 if notes else 2)
+        fail("; ".join([str(error), *notes]).replace("; tsalign:", ";"), code=1 if notes else 2)
     except KeyboardInterrupt:
         fail("interrupted; its log so far stays in the run folder", code=130)
     print(f"\n{config.env + ' ' + config.method:27}teacher  student      gap")

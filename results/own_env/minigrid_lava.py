@@ -59,7 +59,7 @@ class LavaEnv(gym.Wrapper):
         if self.turned:
             cells = np.pad(cells, SIZE - 1, constant_values=OBJECT_TO_IDX["wall"])
             cells = cells[x : x + 2 * SIZE - 1, y : y + 2 * SIZE - 1]  # the agent in the middle
-            cells = np.rot90(cells, room.agent_dir + 1)  # and looking up
+            cells = np.rot90(cells, -(room.agent_dir + 1))  # and looking up
         position = np.eye(SIZE, dtype=np.float32)[[x, y]].ravel()
         student = np.concatenate([one_hot(obs["image"][..., 0]), direction])
         return {"teacher": np.concatenate([one_hot(cells), position, direction]),

@@ -1,0 +1,120 @@
+"""Shared by the lab: run many configurations in processes, carry on, read run folders into rows."""
+
+import csv
+import json
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import tsalign
+from tsalign import BadInput, Config
+
+WHERE = ("out", "device", "threads")  # what tells no result apart
+T_QUANTILES = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262]  # 97.5 %, 1 to 9
+
+
+def settings_of(config: dict) -> str:
+    """What a run sets otherwise than the defaults of its environment and method."""
+    default = asdict(Config(**{k: config[k] for k in ("env", "method", "seed")}))
+    changed = {k: v for k, v in config.items() if k not in WHERE and v != default.get(k)}
+    return " ".join(f"{k}={v}" for k, v in changed.items())
+
+
+def is_finished(config: Config) -> bool:
+    """Whether this run is complete. Raises BadInput if it is, with other settings."""
+    if not (config.folder / "result.json").exists():
+        return False
+    saved = json.loads((config.folder / "config.json").read_text())
+    changed = [k for k, v in asdict(config).items() if saved.get(k) != v and k not in WHERE]
+    if changed:
+        raise BadInput(f"{config.folder} is finished with other {', '.join(changed)}")
+    return True
+
+
+def is_busy(config: Config) -> bool:
+    """Whether another process (an orphan of a sweep that was killed, say) is training there."""
+    try:
+        tsalign.open_log(config).close()
+    except tsalign.FolderBusy:
+        return True
+    return False
+
+
+def run_many(configs: list[Config], jobs: int) -> dict[str, str]:
+    """Train each configuration in a process of its own, `jobs` at once; returns {folder: error}.
+
+    Finished runs are kept; one that another process is training is named and waited for.
+    """
+    waiting = [config for config in configs if not is_finished(config)]
+    print(f"{len(configs) - len(waiting)} runs finished already, {len(waiting)} to go", flush=True)
+    running, failed, named = {}, {}, set()
+    try:
+        while waiting or running:
+            waiting = [config for config in waiting if not is_finished(config)]
+            for config in waiting[:]:
+                if len(running) >= jobs:
+                    break
+                if is_busy(config):
+                    if config.folder not in named:
+                        print(f"waiting for another process in {config.folder}", flush=True)
+                    named.add(config.folder)
+                    continue
+                waiting.remove(config)
+                command = [sys.executable, tsalign.__file__]
+                command += [f"--{k.replace('_', '-')}={v}" for k, v in asdict(config).items()]
+                with open(config.folder / "output.txt", "a") as output:
+                    process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+                running[process] = config
+            time.sleep(0.2)
+            for process in [p for p in running if p.poll() is not None]:
+                config = running.pop(process)
+                line = (config.folder / "output.txt").read_text().strip().rpartition("\n")[2]
+                if process.returncode:
+                    failed[str(config.folder)] = line
+                left = len(waiting) + len(running)
+                print(f"{config.folder}: {line} ({left} to go)", flush=True)
+    finally:
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.wait()
+    return failed
+
+
+def read_runs(out: Path) -> tuple[list[dict], list[dict]]:
+    """All finished runs below a folder, and the rows of their logs. Raises BadInput if twice."""
+    runs, curves = [], []
+    for path in sorted(Path(out).rglob("result.json")):
+        config = json.loads((path.parent / "config.json").read_text())
+        run = {**json.loads(path.read_text()), "settings": settings_of(config)}
+        which = [run[k] for k in ("env", "method", "settings", "seed")]
+        if any([r[k] for k in ("env", "method", "settings", "seed")] == which for r in runs):
+            raise BadInput(f"the same run twice below {out}: {path.parent} is the second")
+        runs.append(run)
+        curves += [{**run, **row} for row in read_csv(path.parent / "log.csv")]
+    return runs, curves
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file, as text."""
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write_csv(path: Path, columns: list[str], rows: list[dict]) -> None:
+    """A CSV file with the named columns; others are left out."""
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def mean_sd_interval(values: list[float]) -> tuple[float, float, float]:
+    """Mean, standard deviation and half-width of the 95 % t-interval over seeds (0 for one)."""
+    n, mean = len(values), statistics.mean(values)
+    sd = statistics.stdev(values) if n > 1 else 0.0
+    quantile = T_QUANTILES[n - 2] if 2 <= n <= 10 else 1.96 + 2.4 / max(n - 1, 1)
+    return mean, sd, quantile * sd / n**0.5

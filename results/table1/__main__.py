@@ -1,0 +1,131 @@
+"""Table I and Fig. 5: all methods, both environments, seeds 0-4; about 25 minutes on two cores.
+
+    python -m results.table1 --jobs 2       # carries on where it was interrupted
+    python -m results.table1 --report       # redraws from run folders, or else from the CSVs
+"""
+
+import argparse
+import statistics
+import sys
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from results.sweep import mean_sd_interval, read_csv, read_runs, run_many, write_csv
+from tsalign import ENVS, METHODS, BadInput, Config, fail
+
+WHICH = ["env", "method", "settings", "seed"]
+RUN_COLUMNS = [*WHICH, "success_teacher", "success_student", "gap", "return_teacher"]
+RUN_COLUMNS += ["return_student", "eval_episodes", "env_steps", "seconds", "device", "torch"]
+CURVE_COLUMNS = [*WHICH, "env_steps", "success_teacher", "success_student"]
+
+
+def group(rows: list[dict]) -> dict[tuple[str, str, str], list[dict]]:
+    """Rows by environment, method and settings, in the order of `ENVS` and `METHODS`."""
+    groups = {}
+    for row in rows:
+        groups.setdefault((row["env"], row["method"], row["settings"]), []).append(row)
+    envs = [*ENVS, *sorted({env for env, _, _ in groups} - {*ENVS})]
+    order = sorted(groups, key=lambda k: (envs.index(k[0]), [*METHODS].index(k[1]), k[2]))
+    return {key: groups[key] for key in order}
+
+
+def make_table(runs: list[dict]) -> list[dict]:
+    """A row per environment, method and settings, the paper's figures beside ours."""
+    table = []
+    for (env, method, settings), rows in group(runs).items():
+        line = dict(env=env, method=method, settings=settings, n=len(rows))
+        for name, key in (("T", "success_teacher"), ("S", "success_student"), ("gap", "gap")):
+            numbers = mean_sd_interval([float(row[key]) for row in rows])
+            line |= {f"{name}_{k}": f"{v:.3f}" for k, v in zip(("mean", "sd", "ci95"), numbers)}
+        line["S_min"] = f"{min(float(row['success_student']) for row in rows):.3f}"
+        paper = METHODS[method].paper.get(env)
+        line["paper"] = f"{paper[0]:.2f} / {paper[1]:.2f}" if paper else "-"
+        table.append(line)
+    return table
+
+
+def markdown(table: list[dict]) -> str:
+    """The same table to read, to two decimals."""
+    lines = ["| environment | method | n | T | S | T - S | paper T / S |", "|---" * 7 + "|"]
+    for row in table:
+        cells = [row["env"], f"{row['method']} {row['settings']}".strip(), str(row["n"])]
+        for name in ("T", "S", "gap"):
+            mean, sd = (float(row[f"{name}_{k}"]) for k in ("mean", "sd"))
+            cells.append(f"{mean:.2f} ± {sd:.2f}".replace("-0.00", "0.00"))
+        lines.append("| " + " | ".join([*cells, row["paper"]]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def plot(curves: list[dict], path: Path) -> None:
+    """Fig. 5: student success over environment steps, mean and min-max band over seeds."""
+    groups = group(curves)
+    envs = list(dict.fromkeys(env for env, _, _ in groups))
+    figure = Figure(figsize=(5.5 * len(envs), 3.8), layout="tight")
+    for env, axis in zip(envs, figure.subplots(1, len(envs), squeeze=False, sharey=True)[0]):
+        for (_, method, settings), rows in ((k, g) for k, g in groups.items() if k[0] == env):
+            steps = {}
+            for row in rows:
+                steps.setdefault(int(row["env_steps"]), []).append(float(row["success_student"]))
+            x, colour = sorted(steps), f"C{[*METHODS].index(method)}"
+            mean = [statistics.mean(steps[s]) for s in x]
+            axis.plot(x, mean, color=colour, label=f"{method} {settings}".strip())
+            low, high = [min(steps[s]) for s in x], [max(steps[s]) for s in x]
+            axis.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+        axis.set(title=env, xlabel="environment steps", ylim=(-0.02, 1.02))
+        axis.set_ylabel("success of the student")
+        axis.grid(alpha=0.3)
+        axis.legend(loc="best", fontsize=8)
+    figure.savefig(path, dpi=130)
+
+
+def report(out: Path, folder: Path) -> str:
+    """Write runs.csv, curves.csv, table1.csv, table1.md and fig5.png; returns the table."""
+    runs, curves = read_runs(out)
+    if not runs:
+        if not (folder / "runs.csv").exists():
+            raise BadInput(f"no finished run below {out}, and no runs.csv in {folder}")
+        runs, curves = (read_csv(folder / name) for name in ("runs.csv", "curves.csv"))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_csv(folder / "runs.csv", RUN_COLUMNS, runs)
+    write_csv(folder / "curves.csv", CURVE_COLUMNS, curves)
+    table = make_table(runs)
+    write_csv(folder / "table1.csv", list(table[0]), table)
+    (folder / "table1.md").write_text(markdown(table), encoding="utf-8")
+    plot(curves, folder / "fig5.png")
+    return markdown(table)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """`python -m results.table1`: exit code 2 for bad input, 1 for failed runs, 130 for Ctrl-C."""
+    style = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("results.table1", description=__doc__, formatter_class=style)
+    parser.error = fail
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    parser.add_argument("--seeds", type=int, nargs="+", default=range(5))
+    parser.add_argument("--envs", nargs="+", default=list(ENVS))
+    parser.add_argument("--methods", nargs="+", default=list(METHODS))
+    parser.add_argument("--out", type=Path, default=Path("runs/table1"), help="run folders")
+    parser.add_argument("--results", type=Path, default=Path("results/table1"))
+    parser.add_argument("--report", action="store_true", help="redraw only")
+    args = parser.parse_args(arguments)
+    try:
+        if not args.report:
+            if args.jobs < 1:
+                raise BadInput(f"jobs must be at least 1, not {args.jobs}")
+            configs = [
+                Config(env=env, method=method, seed=seed, out=args.out)
+                for seed in args.seeds for env in args.envs for method in args.methods
+            ]  # fmt: skip
+            for folder, error in (failed := run_many(configs, args.jobs)).items():
+                print(f"failed: {folder}: {error}", file=sys.stderr)
+        print(report(args.out, args.results))
+        sys.exit(1 if not args.report and failed else 0)
+    except BadInput as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        fail("interrupted; the same command carries on", code=130)
+
+
+if __name__ == "__main__":
+    main()
