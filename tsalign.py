@@ -308,10 +308,11 @@ def step_envs(envs: gym.vector.VectorEnv, action: Tensor):
     action = to_env_action(envs.single_action_space, action)
     obs, reward, terminated, truncated, info = envs.step(action)
     success = info.get("is_success")
-    if success is not None and np.asarray(success).dtype.kind not in "biuf":
-        reported = np.asarray(success)[info.get("_is_success", slice(None))]
-        raise BadInput(f"is_success must be True or False, not {reported[0]!r}")
-    success = success if success is None else np.asarray(success, bool)
+    if success is not None:
+        reported = np.asarray(success)[info.get("_is_success", slice(None))].tolist()
+        if not all(isinstance(x, (bool, np.bool_, int, float)) for x in reported):
+            raise BadInput(f"is_success must be True or False, not {reported[0]!r}")
+        success = np.asarray(success, bool)
     return obs, np.asarray(reward, np.float32), terminated, truncated, success
 
 class Rollout(NamedTuple):
