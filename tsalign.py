@@ -679,8 +679,8 @@ def log(log_file, rows: list[dict], elapsed: float, share: float) -> None:
     row, kind = rows[-1] | speed, "success" if "success_student" in rows[-1] else "return"
     names = [f"{kind}_{agent}" for agent in AGENTS] + ["gap", "entropy", "match", *speed]
     if len(rows) == 1:
-        print(f"{kind + ':':>9}" + "".join(f"{k.split('_')[-1]:>9}" for k in names if k in row))
-    cells = "".join(f"{row[k]:9.4g}" for k in names if k in row)
+        print(f"{kind + ':':>9}" + "".join(f"{k.split('_')[-1]:>10}" for k in names if k in row))
+    cells = "".join(f"{row[k]:10.4g}" for k in names if k in row)
     print(f"{row['env_steps']:9d}{cells}", flush=True)
 
 def save_run(config: Config, nets: Networks, rows: list[dict], result: dict) -> None:

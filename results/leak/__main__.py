@@ -13,8 +13,9 @@ The encoders are frozen; the teacher acts. A probe learns, stops and is tested o
 (in TunnelVision: on different layouts). Control: (ii) with z_T shuffled over steps, which should
 give 0. It does not yet in TunnelVision (-.06 to -.12 on three runs: with so few layouts the probe
 fits noise), so small leaks are underestimated there; and one run of ours moved from .07 to .19 when
-only the probe's weight decay changed. Do not read differences of that size. Private facts: in TunnelVision the five unseen cells, relative to the heading; in
-CollectHealth whether a box is nearer than 3 m in each of four sectors outside the field of view.
+only the probe's weight decay changed. Do not read differences of that size. Private facts: in
+TunnelVision the five unseen cells, relative to the heading; in CollectHealth whether a box is
+nearer than 3 m in each of four sectors outside the field of view.
 """
 
 import argparse
