@@ -43,10 +43,11 @@ def is_busy(config: Config) -> bool:
     return False
 
 
-def run_many(configs: list[Config], jobs: int) -> dict[str, str]:
+def run_many(configs: list[Config], jobs: int, module: str = "tsalign") -> dict[str, str]:
     """Train each configuration in a process of its own, `jobs` at once; returns {folder: error}.
 
-    Finished runs are kept; one that another process is training is named and waited for.
+    Finished runs are kept; one that another process is training is named and waited for. `module`
+    is what each process runs: one that adds to `METHODS` and then calls `tsalign.main`, say.
     """
     waiting = [config for config in configs if not is_finished(config)]
     print(f"{len(configs) - len(waiting)} runs finished already, {len(waiting)} to go", flush=True)
@@ -63,7 +64,7 @@ def run_many(configs: list[Config], jobs: int) -> dict[str, str]:
                     named.add(config.folder)
                     continue
                 waiting.remove(config)
-                command = [sys.executable, tsalign.__file__]
+                command = [sys.executable, "-m", module]
                 command += [f"--{k.replace('_', '-')}={v}" for k, v in asdict(config).items()]
                 with open(config.folder / "output.txt", "a") as output:
                     process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
