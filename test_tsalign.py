@@ -397,7 +397,7 @@ def test_eq8_compares_with_the_logits_before_the_phase_on_both_views(monkeypatch
             assert torch.allclose(now, then, atol=1e-4) == (k == 0)
 
 
-def test_minibatches_are_shuffled_anew_in_each_pass():
+def test_minibatches_are_shuffled_anew_in_each_pass_and_the_last_may_be_a_part():
     _, _, _, rollout = one_rollout()
     batches = tsalign.minibatches(rollout.flat(), 32, 2)
     first, second = torch.cat(batches[:2]), torch.cat(batches[2:])
@@ -405,6 +405,9 @@ def test_minibatches_are_shuffled_anew_in_each_pass():
     for order in (first, second):
         assert not torch.equal(order, torch.arange(64))
         assert torch.equal(order.sort()[0], torch.arange(64))
+    for epochs, lengths in ((0.5, [32]), (1.5, [32] * 3), (0.01, [32])):
+        assert [len(i) for i in tsalign.minibatches(rollout.flat(), 32, epochs)] == lengths
+    assert [len(i) for i in tsalign.minibatches(rollout.flat(), 63, 1)] == [63]  # one has no negative
 
 
 def test_both_phases_take_their_minibatches_from_there_and_ppo_clips_its_gradient(monkeypatch):
@@ -413,11 +416,12 @@ def test_both_phases_take_their_minibatches_from_there_and_ppo_clips_its_gradien
     monkeypatch.setattr(
         torch.nn.utils, "clip_grad_norm_", lambda p, n: norms.append(n) or clip(p, n)
     )
-    config, nets, (optimizer, student_optimizer), rollout = one_rollout(max_grad_norm=0.25)
+    settings = dict(max_grad_norm=0.25, ppo_epochs=3, ppo_batch=512, encoder_epochs=1.5)
+    config, nets, (optimizer, student_optimizer), rollout = one_rollout(**settings)
     tsalign.train_policy(nets, optimizer, rollout, config)
     assert set(norms) == {0.25} and len(norms) == 3
     tsalign.train_embedding(nets, student_optimizer, rollout, config)
-    assert [call[0][1:] for call in calls] == [(512, 3), (128, 1)]
+    assert [call[0][1:] for call in calls] == [(512, 3), (128, 1.5)]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -484,12 +488,13 @@ def test_evaluation_counts_short_and_long_episodes_alike():
 
 
 def test_each_agent_gets_its_own_score(monkeypatch):
-    played = {"teacher": [(3.0, True), (5.0, True)], "student": [(1.0, False), (2.0, True)]}
+    played = {"teacher": np.array([[3.0, 5], [1, 1]]), "student": np.array([[1.0, 2], [0, 1]])}
     monkeypatch.setattr(tsalign, "play_episodes", lambda envs, nets, agent, *_: played[agent])
     score = tsalign.evaluate(FixedEndsEnv(6), None, 6, seed=0)
     expected = dict(success_teacher=1, success_student=0.5, return_teacher=4, return_student=1.5)
     assert expected.items() <= score.items() and score["gap"] == 0.5
-    played |= {agent: [(x, None) for x, _ in played[agent]] for agent in played}
+    for agent in played:
+        played[agent][1] = np.nan
     score = tsalign.evaluate(FixedEndsEnv(6), None, 6, seed=0)
     assert score["gap"] == 2.5 and "success_teacher" not in score
 
@@ -587,7 +592,7 @@ def test_a_run_leaves_its_files_and_is_not_overwritten(tmp_path, monkeypatch, ca
 
 def test_a_second_process_is_locked_out(tmp_path):
     with tsalign.open_log(Config(out=tmp_path)):
-        with pytest.raises(tsalign.FolderBusy, match="another process"):
+        with pytest.raises(tsalign.BadInput, match="another process"):
             tsalign.open_log(Config(out=tmp_path))
 
 

@@ -38,7 +38,9 @@ def is_busy(config: Config) -> bool:
     """Whether another process (an orphan of a sweep that was killed, say) is training there."""
     try:
         tsalign.open_log(config).close()
-    except tsalign.FolderBusy:
+    except BadInput as error:
+        if "another process" not in str(error):
+            raise
         return True
     return False
 
