@@ -32,7 +32,6 @@ import importlib
 import inspect
 import json
 import math
-import os
 import re
 import sys
 import time
@@ -53,7 +52,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, Normal, kl_divergence
 from torch.optim import Adam
 
-AGENTS = ("teacher", "student")
+AGENTS, Losses = ("teacher", "student"), dict[str, float]
 ENVS = {name.lower(): f"{name.lower()}:{name}-v0" for name in ("TunnelVision", "CollectHealth")}
 # Settings of an environment's own [ours: chosen on seeds 100-119]. These two step so fast that new
 # steps cost less than more passes over old ones, and more passes gave up actions before their use
@@ -71,11 +70,9 @@ class BadInput(ValueError):
 
 @dataclass(frozen=True, init=False)
 class Config:
-    """All settings of one run; each is a flag. Raises BadInput.
-
-    The values below, then what `ENV_SETTINGS` and `METHODS` set differently, then what is given.
+    """All settings of one run, each a flag: the values below, then what `ENV_SETTINGS` and
+    `METHODS` set differently, then what is given. Raises BadInput.
     """
-
     env: str = "tunnelvision"  # tunnelvision, collecthealth, or module:Id-v0 of your own
     method: str = "ours"  # ours, no-align, no-stability, bc, sitt [paper], policy-gradient [ours]
     seed: int = 0  # of networks, environments and sampling
@@ -86,9 +83,8 @@ class Config:
     total_steps: int = 1_000_000  # environment steps [ours]
     num_envs: int = 128  # N, environments stepped at once [ours: spreads Python's cost]
     rollout_steps: int = 32  # T, steps a cycle [ours: 64 learned more slowly]
-    # Networks, identical in all methods [paper]
-    embedding_dim: int = 64  # D [ours: 32 was less reliable]
-    width: int = 128  # hidden units [ours: 64 was less reliable]
+    embedding_dim: int = 64  # D, in all methods alike [ours: 32 was less reliable]
+    width: int = 128  # hidden units, in all methods alike [ours: 64 was less reliable]
     # Phase one: the shared embedding
     inverse_temperature: float = 30.0  # of Eq. (6), at first [ours: 10 learned more slowly]
     lambda_align: float = 10.0  # weight of Eq. (7) [ours: lower lets private information in]
@@ -146,8 +142,7 @@ def stability_loss(logits_teacher: Tensor, logits_student: Tensor, logits_teache
                    logits_student_before: Tensor) -> Tensor:  # (B, A) each -> ()
     """Eq. (8): the policy's raw logits should stay what they were before the phase, on both views.
 
-    Mean squared change over steps, actions and views [ours], of a Gaussian's means. The logits
-    "before" are constants: no gradient flows into them.
+    Mean squared change over steps, actions and views [ours]. The logits "before" are constants.
     """
     change_teacher = F.mse_loss(logits_teacher, logits_teacher_before.detach())
     change_student = F.mse_loss(logits_student, logits_student_before.detach())
@@ -251,9 +246,8 @@ def check_views(name: str, space: gym.spaces.Dict, obs: dict) -> dict:
     return obs
 
 def make_envs(name: str, num_envs: int) -> gym.vector.VectorEnv:
-    """N copies of a registered environment, in its native vector form where it has one.
-
-    None resets by itself: the observation after a step is the true next one. Raises BadInput.
+    """N copies of a registered environment, in its native vector form where it has one. None resets
+    by itself: the observation after a step is the true next one. Raises BadInput.
     """
     module, _, env_id = ENVS.get(name, name).rpartition(":")
     try:
@@ -288,7 +282,6 @@ def to_tensor(obs: np.ndarray, device: torch.device) -> Tensor:  # (N, ...) -> (
 
 def to_env_action(space: gym.Space, action: Tensor) -> np.ndarray:  # (N,) or (N, A) -> (N, ...)
     """Discrete actions count from the space's start; a Gaussian's -1 .. 1 spans the Box [ours].
-
     What lies outside is clipped here and nowhere else: the policy learns from what it drew.
     """
     action = action.cpu().numpy()
@@ -298,10 +291,7 @@ def to_env_action(space: gym.Space, action: Tensor) -> np.ndarray:  # (N,) or (N
     return (middle + half * action.reshape(-1, *space.shape)).clip(space.low, space.high)
 
 def step_envs(envs: gym.vector.VectorEnv, action: Tensor):
-    """One step of all environments -> obs, reward, terminated, truncated, success, (N,) each.
-
-    `success` is nan where the environment does not report `is_success`.
-    """
+    """One step -> obs, reward, terminated, truncated, success (nan: not reported), (N,) each."""
     action = to_env_action(envs.single_action_space, action)
     obs, reward, terminated, truncated, info = envs.step(action)
     success = np.full(envs.num_envs, np.nan)
@@ -352,9 +342,8 @@ def gae(rewards: Tensor, values: Tensor, next_values: Tensor, terminated: Tensor
         gamma: float, lam: float) -> Tensor:  # (T, N) each -> (T, N)
     """Generalised advantage estimation (Schulman et al., 2016, arXiv 1506.02438, equation 16).
 
-    `next_values` are of the true next observation. Nothing is earned after a termination, so its
-    next value counts as zero; a truncated episode would have gone on, so its next value counts.
-    Either end (`done`) stops the sum from running on into the next episode.
+    `next_values` are of the true next observation: zero counts after a termination, but a truncated
+    episode would have gone on. Either end (`done`) keeps the sum out of the next episode.
     """
     terminated, done = terminated.float(), done.float()
     delta = rewards + gamma * next_values * (1 - terminated) - values
@@ -389,12 +378,12 @@ def descend(optimizer: Adam, loss: Tensor, max_grad_norm: float | None = None) -
         nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], max_grad_norm)
     optimizer.step()
 
-def mean_of(logs: list[dict[str, Tensor]]) -> dict[str, float]:
+def mean_of(logs: list[dict[str, Tensor]]) -> Losses:
     """Mean of each named loss over the minibatches."""
     return {k: torch.stack([log[k].detach() for log in logs]).mean().item() for k in logs[0]}
 
 def train_policy(nets: Networks, optimizer: Adam, rollout: Rollout, config: Config,
-                 remaining: float = 1.0) -> dict[str, float]:
+                 remaining: float = 1.0) -> Losses:
     """Phase two: PPO on what the teacher has collected, (T, N, ...). Returns the mean of each loss.
 
     `remaining` is the share of the training that is still to come: the entropy bonus goes with it.
@@ -412,7 +401,6 @@ def train_policy(nets: Networks, optimizer: Adam, rollout: Rollout, config: Conf
         advantage = gae(reward, values, next_values, *ends, config.gamma, config.gae_lambda)
         targets = policy_before.log_prob(rollout.action), advantage, advantage + values
         targets = [x.flatten() for x in targets]  # (T*N,) each
-
     rollout, logs = rollout.flat(), []
     entropy_coef = config.entropy_end + remaining**2 * (config.entropy_coef - config.entropy_end)
     for i in minibatches(rollout, config.ppo_batch, config.ppo_epochs):
@@ -432,12 +420,10 @@ def train_policy(nets: Networks, optimizer: Adam, rollout: Rollout, config: Conf
         logs.append(log)
     return mean_of(logs)
 
-def train_embedding(nets: Networks, optimizer: Adam, rollout: Rollout,
-                    config: Config) -> dict[str, float]:
+def train_embedding(nets: Networks, optimizer: Adam, rollout: Rollout, config: Config) -> Losses:
     """Phase one: both encoders learn the shared embedding, Eq. (9), on the teacher's pairs.
 
-    "match" is the share of steps whose z_S is nearest to their z_T in the minibatch: near 1, z_T
-    tells what the student sees.
+    "match": how often z_S is the nearest to its z_T; near 1, z_T tells what the student sees.
     """
     # Section IV-D: Eq. (8) runs through the policy but may only move the encoders. So it gets a
     # copy of the policy that takes no gradient; that of the student gives the logits "before".
@@ -462,12 +448,11 @@ def train_embedding(nets: Networks, optimizer: Adam, rollout: Rollout,
     return {**mean_of(logs), "inverse_temperature": nets.log_inverse_temperature.exp().item()}
 
 # --- Section V-B: the baselines, and all rows of Table I ------------------------------------------
-def train_bc_student(nets: Networks, optimizer: Adam, rollout: Rollout,
-                     config: Config) -> dict[str, float]:
+def train_bc_student(nets: Networks, optimizer: Adam, rollout: Rollout, config: Config) -> Losses:
     """Behaviour cloning: maximise the likelihood of the actions in the teacher's trajectories.
 
-    The teacher is trained by now and stays as it is, the student is never rolled out. The passes
-    over each rollout give it as many updates in all as other methods' students.
+    The teacher is trained by now and stays as it is. The passes over each rollout give the student
+    as many updates in all as in other methods.
     """
     rollout, logs = rollout.flat(), []
     passes = config.encoder_epochs / METHODS[config.method].imitation_share
@@ -477,13 +462,11 @@ def train_bc_student(nets: Networks, optimizer: Adam, rollout: Rollout,
         descend(optimizer, logs[-1]["imitation"])
     return mean_of(logs)
 
-def train_sitt_student(nets: Networks, optimizer: Adam, rollout: Rollout,
-                       config: Config) -> dict[str, float]:
+def train_sitt_student(nets: Networks, optimizer: Adam, rollout: Rollout, config: Config) -> Losses:
     """SITT's alignment phase: student imitates teacher, proxy imitates student, policy stays put.
 
-    Written from the description of arXiv 2412.09149: L1 on features and on logits. The first loss
-    moves the student only, the second the proxy only. The penalty in `train_policy` moves teacher
-    encoder and policy; there the proxy's logits are constants.
+    Written from the description of arXiv 2412.09149: L1 on features and on logits; each loss moves
+    one of the two. The penalty in `train_policy` moves teacher's encoder and policy.
     """
     policy = copy.deepcopy(nets.policy).requires_grad_(False)  # it learns from PPO alone
     rollout, logs = rollout.flat(), []
@@ -511,13 +494,12 @@ class Method(NamedTuple):
 
 NO_EQ_9 = dict(lambda_align=0.0, lambda_stab=0.0, inverse_temperature=1.0)
 NO_EQ_10 = dict(sitt_lambda1=0.0, sitt_lambda2=0.0)
-IN_BOTH = dict(policy_gradient_reaches_encoder=True)
 METHODS = {
-    "bc": Method(train_bc_student, NO_EQ_9 | NO_EQ_10, **IN_BOTH, own_head=True,
-                 imitation_share=0.25, paper=((1.00, 0.19), (1.00, 0.47))),
-    "sitt": Method(train_sitt_student, NO_EQ_9, **IN_BOTH, has_proxy=True,
-                   paper=((0.91, 0.72), (0.94, 0.51))),
-    "policy-gradient": Method(train_embedding, NO_EQ_10, **IN_BOTH),  # what Section IV rules out
+    "bc": Method(train_bc_student, NO_EQ_9 | NO_EQ_10, policy_gradient_reaches_encoder=True,
+                 own_head=True, imitation_share=0.25, paper=((1.00, 0.19), (1.00, 0.47))),
+    "sitt": Method(train_sitt_student, NO_EQ_9, policy_gradient_reaches_encoder=True,
+                   has_proxy=True, paper=((0.91, 0.72), (0.94, 0.51))),
+    "policy-gradient": Method(train_embedding, NO_EQ_10, policy_gradient_reaches_encoder=True),
     "no-align": Method(train_embedding, NO_EQ_10 | {"lambda_align": 0.0},
                        paper=((0.99, 0.91), (0.94, 0.73))),
     "no-stability": Method(train_embedding, NO_EQ_10 | {"lambda_stab": 0.0},
@@ -531,8 +513,8 @@ def play_episodes(envs, nets: Networks, agent: str, episodes_each: int, seed: in
                   limit: int) -> tuple[np.ndarray, np.ndarray]:  # -> (E,), (E,)
     """Undiscounted return and success (nan if not reported) of one agent's E episodes.
 
-    Actions are sampled: a policy without memory that always takes the likeliest can loop for ever
-    [ours]. Every environment gives equally many episodes, so short ones do not count for more.
+    Actions are sampled: a policy without memory that takes the likeliest can loop for ever [ours].
+    Every environment gives equally many episodes, so short ones do not count for more.
     """
     device, played = next(nets.parameters()).device, []
     finished, steps, returns = np.zeros((3, envs.num_envs))
@@ -588,8 +570,7 @@ def make_optimizers(nets: Networks, config: Config) -> tuple[Adam, Adam]:
 def train(config: Config) -> dict:
     """Train one method on one environment with one seed; the result is also in `result.json`.
 
-    Raises BadInput, or FloatingPointError when a loss is no longer finite; the log stays. Sets
-    torch's seed and threads for the whole process.
+    Sets torch's seed and threads. Raises BadInput, or FloatingPointError for a loss not finite.
     """
     start, device = time.perf_counter(), pick_device(config.device)
     torch.set_num_threads(config.threads)
@@ -600,10 +581,11 @@ def train(config: Config) -> dict:
     with open_log(config) as log_file:
         print(f"{config.env} {config.method} seed {config.seed} on {device}", flush=True)
         rows = training_loop(envs, eval_envs, nets, config, log_file)
+        episodes = math.ceil(config.eval_episodes / n_eval) * n_eval
         result = dict(env=config.env, method=config.method, seed=config.seed, **rows[-1])
-        result |= dict(eval_episodes=math.ceil(config.eval_episodes / n_eval) * n_eval)
-        result |= dict(seconds=time.perf_counter() - start, device=str(device))
-        save_run(config, nets, rows, result | {"torch": torch.__version__})
+        result |= dict(eval_episodes=episodes, seconds=time.perf_counter() - start)
+        result |= dict(device=str(device), torch=torch.__version__)
+        save_run(config, nets, rows, result)
     return result
 
 def training_loop(envs, eval_envs, nets: Networks, config: Config, log_file) -> list[dict]:
@@ -649,7 +631,7 @@ def open_log(config: Config):
     try:
         folder.mkdir(parents=True, exist_ok=True)
         log_file = open(folder / "log.csv", "a", newline="")
-        if os.name == "posix":  # on Windows there is no lock
+        if sys.platform != "win32":  # which has no such lock
             fcntl = importlib.import_module("fcntl")
             fcntl.flock(log_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -673,9 +655,8 @@ def log(log_file, rows: list[dict], elapsed: float, share: float) -> None:
     row = row | {"steps/s": row["env_steps"] / elapsed, "s left": elapsed / share - elapsed}
     names = [f"{kind}_{agent}" for agent in AGENTS] + ["gap", "entropy", "match", *list(row)[-2:]]
     if len(rows) == 1:
-        print(f"{kind + ':':>9}" + "".join(f"{k.split('_')[-1]:>10}" for k in names if k in row))
-    cells = "".join(f"{row[k]:10.4g}" for k in names if k in row)
-    print(f"{row['env_steps']:9d}{cells}", flush=True)
+        print(f"{kind + ':':>9}", *(f"{k.split('_')[-1]:>9}" for k in names if k in row))
+    print(f"{row['env_steps']:9d}", *(f"{row[k]:9.4g}" for k in names if k in row), flush=True)
 
 def save_run(config: Config, nets: Networks, rows: list[dict], result: dict) -> None:
     """Weights, curve and, last and at once, the result: where it stands, the run is complete."""
@@ -689,7 +670,7 @@ def save_run(config: Config, nets: Networks, rows: list[dict], result: dict) -> 
     axis.legend()
     figure.savefig(folder / "curve.png", dpi=130)
     (folder / "result.tmp").write_text(json.dumps(result, indent=2) + "\n")
-    os.replace(folder / "result.tmp", folder / "result.json")
+    (folder / "result.tmp").replace(folder / "result.json")
 
 def load_run(folder: str | Path) -> tuple[Config, Networks]:
     """Settings and networks of a finished run, on the CPU. Raises BadInput where there is none."""
@@ -746,7 +727,7 @@ def main(arguments: list[str] | None = None) -> None:
     for f in fields(Config):  # each is a flag, its comment the help
         flag, text = "--" + f.name.replace("_", "-"), texts[f.name].replace("%", "%%")
         parser.add_argument(flag, type=f.type, help=text, default=argparse.SUPPRESS)
-    sys.path.append(os.getcwd())  # for --env my_file:MyEnv-v0
+    sys.path.append(str(Path.cwd()))  # for --env my_file:MyEnv-v0
     try:
         config = Config(**vars(parser.parse_args(arguments)))
         result = train(config)
