@@ -28,7 +28,7 @@ def test_a_method_is_one_function_and_one_row_table_included(tmp_path, monkeypat
     result = tsalign.train(Config(method="l2", out=tmp_path / "runs", **SMALL))
     assert "distance" in result
     table = table1.report(tmp_path / "runs", tmp_path / "table")
-    assert "| tunnelvision | l2" in table and (tmp_path / "table" / "fig5.png").exists()
+    assert "| `l2` " in table and (tmp_path / "table" / "fig5.png").exists()
 
 
 def test_report_by_hand_from_folders_and_then_from_its_own_csv(tmp_path):
@@ -40,7 +40,7 @@ def test_report_by_hand_from_folders_and_then_from_its_own_csv(tmp_path):
         (config.folder / "result.json").write_text(json.dumps(run))
         log = f"env_steps,success_teacher,success_student\n64,0.9,{student}\n"
         (config.folder / "log.csv").write_text(log)
-    line = "| tunnelvision | ours lambda_stab=7.5 | 3 | 0.90 ± 0.00 | 0.50 ± 0.10 | 0.40 ± 0.10 |"
+    line = "| `ours` lambda_stab=7.5 | 3 | 0.90±0.00 | 0.50±0.10 | 0.40±0.10 | 1.00/1.00 |"
     for out in ("runs", "nothing"):
         assert line in table1.report(tmp_path / out, tmp_path / "table")
         (row,) = sweep.read_csv(tmp_path / "table" / "table1.csv")

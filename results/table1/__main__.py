@@ -40,20 +40,26 @@ def make_table(runs: list[dict]) -> list[dict]:
             line |= {f"{name}_{k}": f"{v:.3f}" for k, v in zip(("mean", "sd", "ci95"), numbers)}
         line["S_min"] = f"{min(float(row['success_student']) for row in rows):.3f}"
         paper = dict(zip(ENVS, METHODS[method].paper)).get(env)
-        line["paper"] = f"{paper[0]:.2f} / {paper[1]:.2f}" if paper else "-"
+        line["paper"] = f"{paper[0]:.2f}/{paper[1]:.2f}" if paper else "-"
         table.append(line)
     return table
 
 
 def markdown(table: list[dict]) -> str:
-    """The same table to read, to two decimals."""
-    lines = ["| environment | method | n | T | S | T - S | paper T / S |", "|---" * 7 + "|"]
-    for row in table:
-        cells = [row["env"], f"{row['method']} {row['settings']}".strip(), str(row["n"])]
-        for name in ("T", "S", "gap"):
-            mean, sd = (float(row[f"{name}_{k}"]) for k in ("mean", "sd"))
-            cells.append(f"{mean:.2f} ± {sd:.2f}".replace("-0.00", "0.00"))
-        lines.append("| " + " | ".join([*cells, row["paper"]]) + " |")
+    """The same table to read, to two decimals: a row per method and settings, environments beside."""
+    envs = list(dict.fromkeys(row["env"] for row in table))
+    titles = [f"{env} {name} |" for env in envs for name in ("T", "S", "T - S", "paper T/S")]
+    lines = [" ".join(["| method | n |", *titles]), "|---" * (2 + len(titles)) + "|"]
+    for which in dict.fromkeys((row["method"], row["settings"]) for row in table):
+        of = {row["env"]: row for row in table if (row["method"], row["settings"]) == which}
+        counts = "/".join(dict.fromkeys(str(row["n"]) for row in of.values()))
+        cells = [" ".join(["`" + which[0] + "`", which[1]]).strip(), counts]
+        for env in envs:
+            for name in ("T", "S", "gap") if env in of else ():
+                mean, sd = (float(of[env][f"{name}_{k}"]) for k in ("mean", "sd"))
+                cells.append(f"{mean:.2f}±{sd:.2f}".replace("-0.00", "0.00"))
+            cells += [of[env]["paper"]] if env in of else ["-"] * 4
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
