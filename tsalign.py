@@ -60,9 +60,9 @@ ENVS = {name.lower(): f"{name.lower()}:{name}-v0" for name in ("TunnelVision", "
 # entropy bonus settles for stepping blindly at a bend. In CollectHealth 25 steps reach a next box.
 FEW_PASSES = dict(ppo_epochs=1, ppo_batch=256, encoder_epochs=0.5)
 ENV_SETTINGS = {
-    "tunnelvision": FEW_PASSES | dict(total_steps=750_000, num_envs=256, rollout_steps=16,
+    "tunnelvision": FEW_PASSES | dict(total_steps=780_000, num_envs=256, rollout_steps=16,
                                       gamma=0.995, entropy_coef=0.25, entropy_end=0.0),
-    "collecthealth": FEW_PASSES | dict(total_steps=350_000, gamma=0.96, sitt_lambda1=0.01),
+    "collecthealth": FEW_PASSES | dict(total_steps=400_000, gamma=0.96, sitt_lambda1=0.01),
 }  # fmt: skip
 
 class BadInput(ValueError):

@@ -1,186 +1,120 @@
-"""What does the teacher's embedding still know of what only the teacher sees?
+"""How much of what only the teacher sees is in its embedding? And what would halve it?
 
-    python -m results.leak                # all runs in runs/table1, about 12 seconds each
-    python -m results.leak --report       # draws the figure and the table again from leak.csv
+    python -m results.leak --jobs 2          # all runs in runs/table1, those in leak.csv are kept
+    python -m results.leak RUN... --out DIR  # any runs of the two environments
+    python -m results.leak --halve --jobs 2  # trains other settings of ours (seeds 0-2), then these
+    python -m results.leak --report          # redraws from leak.csv and halve.csv
 
-Conditional probing (Hewitt et al., 2021, arXiv 2109.09234). Probes of one size learn to predict
-private facts of the current step from (i) the student's view, (ii) the student's view and z_T,
-(iii) the student's view and the teacher's. With CE their mean cross-entropy in bits per fact,
+With frozen encoders, small networks predict private facts of a step from (i) the student's view,
+(ii) that and z_T, (iii) that and the teacher's view; with CE their cross-entropy on unseen steps
 
-    leak = (CE_i - CE_ii) / (CE_i - CE_iii):  0: no more than the student sees, 1: all of it.
+    leak = (CE_i - CE_ii) / (CE_i - CE_iii)       0: no more than the student sees, 1: all of it.
 
-The encoders are frozen; the teacher acts. A probe learns, stops and is tested on different episodes
-(in TunnelVision: on different layouts). Control: (ii) with z_T shuffled over steps, which should
-give 0. It does not yet in TunnelVision (-.06 to -.12 on three runs: with so few layouts the probe
-fits noise), so small leaks are underestimated there; and one run of ours moved from .07 to .19 when
-only the probe's weight decay changed. Do not read differences of that size. Private facts: in
-TunnelVision the five unseen cells, relative to the heading; in CollectHealth whether a box is
-nearer than 3 m in each of four sectors outside the field of view.
+Private facts: in TunnelVision the cells around the agent, where it does not look; in CollectHealth
+whether the nearest box is left of, behind, or right of the picture. The teacher acts. A probe
+learns, stops and is tested on different layouts (TunnelVision: in each part of them any two bends
+are equally frequent) or episodes, in five rotations; +- is a 95 % t-interval over these. In (i) and
+in the control, a second (i) trained apart, the place of z_T is taken by z_T of another step.
+
+z_T is read with noise, see probes.py; the one reported is a tenth as long as z_T. The noise that
+the policy bears is measured beside it: the teacher's success when it acts on such a z_T.
+Takes about 20 seconds a run.
 """
 
 import argparse
-import csv
-import glob
-import math
+import signal
 import sys
-import zlib
+from dataclasses import asdict
+from multiprocessing import Pool
 from pathlib import Path
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from matplotlib.figure import Figure
-from torch import Tensor
 
-from tsalign import METHODS, BadInput, collect, load_run, make_envs, mlp
+from results.leak.measure import FIGURES, WHICH, checksum, measure
+from results.leak.report import report
+from results.sweep import read_csv, run_many, write_csv
+from tsalign import BadInput, Config, fail
 
-NUM_ENVS, STEPS, NEAR, ROOM = 128, 200, 3.0, 8.0  # NEAR, ROOM in metres
-WIDTH, EPOCHS, BATCH = 128, 12, 256  # of a probe
-INPUTS = ("student", "with_z", "with_teacher", "with_shuffled_z")
-
-
-def unseen_cells(obs_teacher: Tensor) -> Tensor:  # (B, 66) -> (B, 5)
-    """TunnelVision: the five cells beside and behind the agent, clockwise from its right."""
-    heading = obs_teacher[:, -21:-17].argmax(-1)  # before the last action (9) and the cells (8)
-    around = (2 * heading[:, None] + torch.arange(2, 7)) % 8
-    return (obs_teacher[:, -8:].gather(1, around) > 0).float()
+CANDIDATES = [  # of --halve: what is multiplied by what, in ours as it is
+    {}, {"encoder_epochs": 2}, {"encoder_epochs": 4}, {"encoder_batch": 0.5},
+    {"encoder_batch": 0.5, "encoder_epochs": 2}, {"lambda_align": 3}, {"lambda_align": 10},
+    {"encoder_epochs": 2, "lambda_align": 3}, {"embedding_dim": 0.25}, {"inverse_temperature": 3},
+]  # fmt: skip
 
 
-def unseen_boxes(obs_teacher: Tensor) -> Tensor:  # (B, 6 * K + 8) -> (B, 4)
-    """CollectHealth: is a box near, left, behind left, behind right, right of the picture?"""
-    present, x, y, distance, _, _ = obs_teacher[:, :-8].unflatten(1, (-1, 6)).unbind(-1)  # (B, K)
-    angle = torch.atan2(y, x) * 180 / math.pi
-    near = (present > 0) & (distance < NEAR / ROOM)
-    sectors = ((45, 135), (135, 181), (-181, -135), (-135, -45))
-    return torch.stack([(near & (a < angle) & (angle <= b)).any(1) for a, b in sectors], 1).float()
+def start_worker() -> None:
+    """One thread each; Ctrl-C is for the parent."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-PRIVATE = {"tunnelvision": unseen_cells, "collecthealth": unseen_boxes}
+def measure_all(folders: list[Path], path: Path, jobs: int) -> list[dict]:
+    """Rows of the CSV with those of all folders, what it had already is kept."""
+    rows = read_csv(path) if path.exists() else []
+    known = {row["checkpoint"] for row in rows}
+    todo = [folder for folder in folders if str(checksum(folder)) not in known]
+    print(f"{len(folders) - len(todo)} runs measured already, {len(todo)} to go", flush=True)
+    with Pool(jobs, start_worker) as pool:  # its end stops the workers
+        for row in pool.imap(measure, todo):
+            same = [str(row[k]) for k in WHICH]
+            rows = [*(r for r in rows if [str(r[k]) for k in WHICH] != same), row]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_csv(path, [*WHICH, *FIGURES, "checkpoint"], rows)
+            text = "  ".join(f"{k} {row[k]:+.3f} +- {row[k + '_interval']:.3f}"
+                             for k in ("leak", "control"))  # fmt: skip
+            print(f"{' '.join(filter(None, same)):40} {text}", flush=True)
+    return rows
 
 
-def gather(config, nets) -> tuple[dict[str, Tensor], Tensor, np.ndarray]:
-    """The teacher's steps -> the probes' inputs (B, ...), facts (B, F), part of each step (B,).
-
-    Part 0 is to test, 1 to stop, 2-4 to learn; all steps of one episode or layout are in one part.
-    """
-    torch.manual_seed(0)
-    envs = make_envs(config.env, NUM_ENVS)
-    obs, _ = envs.reset(seed=10_000)
-    rollouts, part = [], []
-    for _ in range(STEPS):
-        if config.env == "tunnelvision":  # the layout of each environment, before it may be reset
-            part += [zlib.crc32(layout.tobytes()) % 5 for layout in envs.unwrapped.blocked]
-        else:
-            part += [i % 5 for i in range(NUM_ENVS)]
-        rollout, obs = collect(envs, obs, nets, 1)
-        rollouts.append(rollout.flat())
-    teacher, student, z = (torch.cat([getattr(r, name) for r in rollouts])
-                           for name in ("obs_teacher", "obs_student", "z_teacher"))  # fmt: skip
-    facts = PRIVATE[config.env](teacher)
-    is_image = student.dtype == torch.uint8
-    student = (student.float() / 127.5 - 1 if is_image else student).flatten(1)
-    z = z * z.shape[-1] ** 0.5  # entries of unit size
-    extra = [student[:, :0], z, teacher, z[torch.randperm(len(z))]]
-    inputs = {name: torch.cat([student, more], 1) for name, more in zip(INPUTS, extra)}
-    return inputs, facts, np.array(part)
+def candidates(seeds: list[int], out: Path) -> list[Config]:
+    """Ours in CollectHealth, and with each of the other settings."""
+    configs = []
+    for factors in CANDIDATES:
+        default = asdict(Config(env="collecthealth"))
+        changed = {k: type(default[k])(default[k] * factor) for k, factor in factors.items()}
+        name = "_".join(f"{k}_{v}" for k, v in changed.items()) or "as_it_is"
+        configs += [Config(env="collecthealth", seed=seed, out=out / name, **changed)
+                    for seed in seeds]  # fmt: skip
+    return configs
 
 
-def probe(x: Tensor, facts: Tensor, part: np.ndarray) -> float:  # (B, I), (B, F), (B,) -> ()
-    """Cross-entropy in bits per fact of a trained probe on steps that it has not seen."""
-    torch.manual_seed(0)
-    test, stop, learn = (torch.tensor(p) for p in (part == 0, part == 1, part > 1))
-    net = mlp(x.shape[1], WIDTH, WIDTH, facts.shape[1])
-    optimizer = torch.optim.Adam(net.parameters(), 1e-3, weight_decay=1e-4)
-    x_learn, y_learn, best = x[learn], facts[learn], (math.inf, math.inf)
-    for _ in range(EPOCHS):
-        for i in torch.randperm(len(x_learn)).split(BATCH):
-            optimizer.zero_grad()
-            F.binary_cross_entropy_with_logits(net(x_learn[i]), y_learn[i]).backward()
-            optimizer.step()
-        with torch.no_grad():
-            score = [F.binary_cross_entropy_with_logits(net(x[p]), facts[p]) for p in (stop, test)]
-        best = min(best, tuple(float(s) / math.log(2) for s in score))  # by `stop` alone
-    return best[1]
-
-
-def measure(folder: str) -> dict:
-    """One row of leak.csv. Raises BadInput for an environment without private facts here."""
-    config, nets = load_run(folder)
-    if config.env not in PRIVATE:
-        raise BadInput(f"{folder}: private facts are defined for {', '.join(PRIVATE)} only")
-    inputs, facts, part = gather(config, nets)
-    bits = {name: probe(x, facts, part) for name, x in inputs.items()}
-    known = bits["student"] - bits["with_teacher"]  # what there is to leak
-    leak = {name: (bits["student"] - bits[key]) / known
-            for name, key in (("leak", "with_z"), ("control", "with_shuffled_z"))}  # fmt: skip
-    row = dict(env=config.env, method=config.method, seed=config.seed, **leak)
-    return row | {f"bits_{name}": value for name, value in bits.items()}
-
-
-def report(rows: list[dict], out: Path) -> None:
-    """leak.md and leak.png from the rows: mean over seeds, every seed as a dot."""
-    envs = [env for env in PRIVATE if any(row["env"] == env for row in rows)]
-    table = ["| environment | method | n | leak: mean (min to max) | control | private bits "
-             "| leaked bits |", "|---|---|---|---|---|---|---|"]  # fmt: skip
-    figure = Figure(figsize=(4.2 * len(envs), 3.4), layout="tight")
-    for env, axis in zip(envs, figure.subplots(1, len(envs), squeeze=False)[0]):
-        methods = [m for m in METHODS if any((r["env"], r["method"]) == (env, m) for r in rows)]
-        for k, method in enumerate(methods):
-            of = [r for r in rows if (r["env"], r["method"]) == (env, method)]
-            column = {key: np.array([float(r[key]) for r in of]) for key in of[0] if key not in
-                      ("env", "method", "seed")}  # fmt: skip
-            leak, before = column["leak"], column["bits_student"]
-            axis.barh(k, leak.mean(), color="tab:blue", alpha=0.4)
-            axis.plot(leak, [k] * len(leak), "o", color="tab:blue", markersize=4)
-            axis.plot(column["control"], [k] * len(leak), "|", color="black", markersize=9)
-            private, leaked = (np.mean(before - column[f"bits_with_{key}"])
-                               for key in ("teacher", "z"))  # fmt: skip
-            table.append(f"| {env} | {method} | {len(of)} | {leak.mean():.2f} ({leak.min():.2f} to "
-                         f"{leak.max():.2f}) | {column['control'].mean():+.3f} | {private:.3f} | "
-                         f"{leaked:.3f} |")  # fmt: skip
-        axis.set_yticks(range(len(methods)), methods)
-        axis.axvline(0, color="grey", linewidth=0.8)
-        axis.set(title=env, xlabel="leak (dots: seeds; bars |: z shuffled)")
-    figure.savefig(out / "leak.png", dpi=130)
-    (out / "leak.md").write_text("\n".join(table) + "\n")
-    print("\n".join(table))
-
-
-def main() -> None:
-    """Measure runs that are not in the CSV yet, then report; Ctrl-C loses the current run only."""
+def main(arguments: list[str] | None = None) -> None:
+    """`python -m results.leak`: exit code 2 for bad input, 1 for failed runs, 130 for Ctrl-C."""
     style = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("results.leak", description=__doc__, formatter_class=style)
-    parser.add_argument("runs", nargs="*", metavar="RUN", help="default: those in runs/table1")
-    parser.add_argument("--report", action="store_true", help="only draw again from leak.csv")
-    here = Path(__file__).parent
-    parser.add_argument("--out", type=Path, default=here, help="for leak.csv, leak.md, leak.png")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    path, rows = args.out / "leak.csv", []
-    if path.exists():
-        rows = list(csv.DictReader(path.open()))
-    finished = [Path(f).parent for f in sorted(glob.glob("runs/table1/*/result.json"))]
-    folders = [] if args.report else args.runs or finished
-    if not folders and not rows:
-        raise BadInput("nothing to report: no runs given, none in runs/table1, no leak.csv")
-    for folder in folders:
-        row = measure(folder)
-        key = [str(row[k]) for k in ("env", "method", "seed")]
-        others = [r for r in rows if [str(r[k]) for k in ("env", "method", "seed")] != key]
-        rows = [*others, row]
-        figures = f"leak {row['leak']:.3f}  control {row['control']:+.3f}"
-        print(f"{' '.join(key):32} {figures}", flush=True)
-        args.out.mkdir(parents=True, exist_ok=True)
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(row))
-            writer.writeheader()
-            writer.writerows(rows)
-    report(rows, args.out)
+    parser.error = fail
+    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="default: runs/table1/*")
+    parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
+    parser.add_argument("--out", type=Path, default=Path("results/leak"), help="for all it writes")
+    parser.add_argument("--halve", action="store_true", help="train and measure other settings")
+    parser.add_argument("--seeds", type=int, nargs="+", default=range(3), help="of --halve")
+    parser.add_argument("--train", type=Path, default=Path("runs/leak"), help="runs of --halve")
+    parser.add_argument("--report", action="store_true", help="redraw only")
+    args = parser.parse_args(arguments)
+    failed = {}
+    try:
+        if args.jobs < 1:
+            raise BadInput(f"jobs must be at least 1, not {args.jobs}")
+        if args.halve and not args.report:
+            configs = candidates(args.seeds, args.train)
+            failed = run_many(configs, args.jobs)
+            for folder, error in failed.items():
+                print(f"failed: {folder}: {error}", file=sys.stderr)
+            done = [config.folder for config in configs if str(config.folder) not in failed]
+            measure_all(done, args.out / "halve.csv", args.jobs)
+        elif not args.report:
+            finished = sorted(Path("runs/table1").glob("*/result.json"))
+            runs = args.runs or [path.parent for path in finished]
+            if not runs:
+                raise BadInput("no runs given, and none in runs/table1")
+            measure_all(runs, args.out / "leak.csv", args.jobs)
+        report(args.out)
+    except BadInput as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        fail("interrupted; the same command carries on", code=130)
+    sys.exit(1 if failed else 0)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except BadInput as bad:
-        print("results.leak:", bad, file=sys.stderr)
-        sys.exit(2)
+    main()

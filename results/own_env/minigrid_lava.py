@@ -1,20 +1,19 @@
-"""LavaAbsolute-v0 and LavaTurned-v0: MiniGrid's LavaCrossing with two views of one state.
+"""LavaAbsolute-v0, LavaAppended-v0, LavaTurned-v0: MiniGrid's LavaCrossing with two views.
 
     pip install -r results/own_env/requirements.txt
     python tsalign.py --env results.own_env.minigrid_lava:LavaTurned-v0
 
-A room of 9 x 9 cells, a river of lava with one gap, the goal in the far corner; MiniGrid's own
-sparse reward, 100 steps. The student sees the 3 x 3 cells that MiniGrid shows it (the agent is in
-the middle of the last row) and its direction. The teacher sees the whole room, its position and
-direction, in one of two shapes: the room as it lies (Absolute), or turned and shifted so that the
-agent is in the middle and looks up (Turned).
+The student sees the 3 x 3 cells that MiniGrid shows it (the agent is in the middle of the last row)
+and its direction. The teacher sees the whole room, its position and direction, in one of three
+shapes: the room as it lies (Absolute); the same followed by the student's view (Appended); turned
+and shifted so that the agent is in the middle and looks up (Turned).
 """
 
 import gymnasium as gym
-import minigrid  # noqa: F401 (registers MiniGrid's environments)
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete
 from minigrid.core.constants import OBJECT_TO_IDX
+from minigrid.envs import CrossingEnv
 
 KINDS = [OBJECT_TO_IDX[kind] for kind in ("empty", "wall", "lava", "goal")]
 EMPTY, WALL, LAVA, GOAL = range(4)
@@ -28,42 +27,58 @@ def one_hot(cells: np.ndarray) -> np.ndarray:  # (...) MiniGrid's codes -> (... 
     return (cells[..., None] == KINDS).astype(np.float32).ravel()
 
 
-class LavaEnv(gym.Wrapper):
-    """MiniGrid-LavaCrossingS9N1-v0 with actions left, right, forward and two views."""
+class LavaEnv(CrossingEnv):
+    """MiniGrid-LavaCrossingS9N1-v0 with two views.
 
-    def __init__(self, turned: bool, render_mode: str | None = None) -> None:
-        name = "MiniGrid-LavaCrossingS9N1-v0"
-        super().__init__(gym.make(name, agent_view_size=3, render_mode=render_mode))
-        side = 2 * SIZE - 1 if turned else SIZE
-        n_teacher, n_student = 4 * side**2 + 2 * SIZE + 4, 4 * 3 * 3 + 4
-        self.turned, self.action_space = turned, Discrete(3)
-        views = {"teacher": Box(0, 1, (n_teacher,)), "student": Box(0, 1, (n_student,))}
-        self.observation_space = Dict(views)
+    Description:
+        A room of 9 x 9 cells, a river of lava with one gap (42 rooms in all), the goal in the far
+        corner.
+    Action Space:
+        Discrete(3): turn left, turn right, forward.
+    Observation Space:
+        Dict: teacher room, position, direction; student 3 x 3 cells, direction. All of 0 and 1.
+    Rewards:
+        MiniGrid's own: at the goal 1 - 0.9 * steps / 324, otherwise 0.
+    Starting State:
+        In the corner far from the goal, facing east.
+    Episode End:
+        Terminated at the goal (`is_success`) and in lava; truncated after 100 steps.
+    """
 
-    def reset(self, *, seed: int | None = None, options: dict | None = None):
-        """A new room."""
-        obs, _ = self.env.reset(seed=seed, options=options)
-        return self.views(obs), {"is_success": False}
+    known = {}  # views of each state seen so far, as MiniGrid takes long to make them
+
+    def __init__(self, shape: str, render_mode: str | None = None) -> None:
+        super().__init__(size=SIZE, num_crossings=1, agent_view_size=3, render_mode=render_mode)
+        self.shape, self.action_space = shape, Discrete(3)
+        views = self.reset()[0].items()
+        self.observation_space = Dict({view: Box(0, 1, obs.shape) for view, obs in views})
+
+    def _gen_grid(self, width: int, height: int) -> None:
+        super()._gen_grid(width, height)  # MiniGrid's new room
+        self.cells = self.grid.encode()[..., 0]  # (9, 9), [x, y]
+        self.room = self.cells.tobytes()
+
+    def gen_obs(self) -> dict[str, np.ndarray]:
+        """Two views of one state; MiniGrid returns them from reset and step."""
+        x, y = self.agent_pos
+        state = self.shape, self.room, int(x), int(y), self.agent_dir
+        if state not in self.known:
+            cells, direction = self.cells, np.eye(4, dtype=np.float32)[self.agent_dir]
+            if self.shape == "turned":
+                cells = np.pad(cells, SIZE - 1, constant_values=OBJECT_TO_IDX["wall"])
+                cells = cells[x : x + 2 * SIZE - 1, y : y + 2 * SIZE - 1]  # the agent in the middle
+                cells = np.rot90(cells, -(self.agent_dir + 1))  # and looking up
+            position = np.eye(SIZE, dtype=np.float32)[[x, y]].ravel()
+            student = np.concatenate([one_hot(super().gen_obs()["image"][..., 0]), direction])
+            appended = [student] if self.shape == "appended" else []
+            teacher = np.concatenate([one_hot(cells), position, direction, *appended])
+            self.known[state] = {"teacher": teacher, "student": student}
+        return self.known[state]
 
     def step(self, action: int):
-        """Success is MiniGrid's positive reward at the goal; lava ends the episode without."""
-        obs, reward, terminated, truncated, _ = self.env.step(action)
-        success = bool(terminated and reward > 0)
-        return self.views(obs), reward, terminated, truncated, {"is_success": success}
-
-    def views(self, obs: dict) -> dict[str, np.ndarray]:
-        """Two views of one state."""
-        room, (x, y) = self.unwrapped, self.unwrapped.agent_pos
-        direction = np.eye(4, dtype=np.float32)[room.agent_dir]
-        cells = room.grid.encode()[..., 0]  # (9, 9), [x, y]
-        if self.turned:
-            cells = np.pad(cells, SIZE - 1, constant_values=OBJECT_TO_IDX["wall"])
-            cells = cells[x : x + 2 * SIZE - 1, y : y + 2 * SIZE - 1]  # the agent in the middle
-            cells = np.rot90(cells, -(room.agent_dir + 1))  # and looking up
-        position = np.eye(SIZE, dtype=np.float32)[[x, y]].ravel()
-        student = np.concatenate([one_hot(obs["image"][..., 0]), direction])
-        return {"teacher": np.concatenate([one_hot(cells), position, direction]),
-                "student": student}  # fmt: skip
+        """MiniGrid's step, and whether the goal is reached."""
+        obs, reward, terminated, truncated, _ = super().step(action)
+        return obs, reward, terminated, truncated, {"is_success": reward > 0}
 
 
 def scripted_student(view: np.ndarray) -> int:  # (40,) -> ()
@@ -83,5 +98,6 @@ def scripted_student(view: np.ndarray) -> int:  # (40,) -> ()
     return LEFT if ahead == WALL or (left[2] == EMPTY and river_lies_east) else FORWARD
 
 
-for name, is_turned in (("LavaAbsolute-v0", False), ("LavaTurned-v0", True)):
-    gym.register(name, LavaEnv, kwargs={"turned": is_turned}, max_episode_steps=100)
+for shape in ("absolute", "appended", "turned"):
+    kwargs = {"shape": shape}
+    gym.register(f"Lava{shape.title()}-v0", LavaEnv, kwargs=kwargs, max_episode_steps=100)

@@ -6,24 +6,7 @@ import numpy as np
 import pytest
 
 from results.own_env import cue_reach
-from tsalign import make_envs
-
-
-def play(name: str, scripted_student, episodes: int, view: str = "student"):
-    """Returns and successes of a scripted policy in its first `episodes` episodes."""
-    envs = make_envs(name, 1)
-    obs, _ = envs.reset(seed=0)
-    returns, successes = [], []
-    for _ in range(episodes):
-        total, ended = 0.0, False
-        while not ended:
-            action = np.array([scripted_student(obs[view][0])])
-            obs, reward, terminated, truncated, info = envs.step(action)
-            total, ended = total + reward[0], (terminated | truncated)[0]
-        returns.append(total)
-        successes.append(info.get("is_success", [None])[0])
-        obs, _ = envs.reset(options={"reset_mask": np.array([True])})
-    return np.array(returns), successes
+from results.own_env.__main__ import play
 
 
 def scripted_teacher(view: np.ndarray) -> np.ndarray:  # (3,) -> (2,)
@@ -56,25 +39,48 @@ def test_cue_reach_rewards_the_side_that_the_cue_names():
         assert terminated and reward == pytest.approx(side - cue_reach.STEP_COST)
 
 
-@pytest.mark.parametrize("shape", ["Absolute", "Turned"])
+@pytest.mark.parametrize("shape", ["Absolute", "Appended", "Turned"])
 def test_scripted_student_crosses_the_lava(shape):
     pytest.importorskip("minigrid")
     lava = importlib.import_module("results.own_env.minigrid_lava")
     name = f"results.own_env.minigrid_lava:Lava{shape}-v0"
-    _, successes = play(name, lava.scripted_student, 200)
+    _, successes = play(name, lava.scripted_student, 100)
     assert all(successes)
 
 
-def test_the_turned_map_contains_the_students_view():
+def test_scripted_student_finds_the_corner():
     pytest.importorskip("minigrid")
-    lava = importlib.import_module("results.own_env.minigrid_lava")
-    env, rng = lava.LavaEnv(turned=True), np.random.default_rng(0)
+    corner = importlib.import_module("results.own_env.minigrid_corner")
+    name = "results.own_env.minigrid_corner:Corner-v0"
+    _, successes = play(name, corner.scripted_student, 200)
+    assert np.mean(successes) > 0.95
+
+
+@pytest.mark.parametrize("module, kinds", [("lava", 4), ("corner", 2)])
+def test_the_turned_map_contains_what_minigrid_shows_the_student(module, kinds):
+    pytest.importorskip("minigrid")
+    module = importlib.import_module(f"results.own_env.minigrid_{module}")
+    env = module.LavaEnv("turned") if kinds == 4 else module.CornerEnv()
+    rng = np.random.default_rng(0)
     obs, _ = env.reset(seed=0)
     for _ in range(300):
-        room = obs["teacher"][: 17 * 17 * 4].reshape(17, 17, 4)
-        seen = obs["student"][:36].reshape(3, 3, 4)
-        visible = seen.any(-1)
-        np.testing.assert_array_equal(room[7:10, 6:9][visible], seen[visible])
+        minigrid_image = super(type(env), env).gen_obs()["image"][..., 0]  # made anew each time
+        seen = obs["student"][: 9 * kinds].reshape(3, 3, kinds)
+        np.testing.assert_array_equal(seen, minigrid_image[..., None] == module.KINDS)
+        side = 2 * module.SIZE - 1
+        room = obs["teacher"][: side**2 * kinds].reshape(side, side, kinds)
+        middle, is_visible = module.SIZE - 1, minigrid_image != 0
+        near = room[middle - 1 : middle + 2, middle - 2 : middle + 1]
+        np.testing.assert_array_equal(near[is_visible], seen[is_visible])
         obs, _, terminated, truncated, _ = env.step(rng.integers(3))
         if terminated or truncated:
             obs, _ = env.reset()
+
+
+def test_the_appended_view_ends_with_the_students():
+    pytest.importorskip("minigrid")
+    lava = importlib.import_module("results.own_env.minigrid_lava")
+    obs, _ = lava.LavaEnv("appended").reset(seed=0)
+    without, _ = lava.LavaEnv("absolute").reset(seed=0)
+    both = np.concatenate([without["teacher"], without["student"]])
+    np.testing.assert_array_equal(obs["teacher"], both)

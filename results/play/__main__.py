@@ -2,25 +2,34 @@
 
     python -m results.play runs/tunnelvision_bc_seed0 runs/tunnelvision_ours_seed0
 
-A column for each run, the teacher above, the student below; all start from the same layout. Then
-success (or return) of both agents is printed over fresh episodes: the way to evaluate a saved run.
-Without --layout it is the first of 100 on which every teacher succeeds and, with several runs,
-their students differ; what is shown is then chosen, and what is printed is not. Takes seconds for a
-run of TunnelVision, up to a minute for one of CollectHealth. Runs of one command share one
-environment, which must offer render_mode="rgb_array".
+Prints success (or return) of both agents on fresh episodes: the way to evaluate a saved run. Then
+draws a column for each run, the teacher above, the student below, all from one start: --layout, or
+0, or for several runs the first of 100 that shows a difference: all teachers and the last run's
+student succeed, the other students fail. Such a picture is chosen; the printed figures are not.
+Takes seconds, in CollectHealth up to a minute. The runs share one environment, which must offer
+render_mode="rgb_array".
 """
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
 import gymnasium as gym
+import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from tsalign import AGENTS, ENVS, BadInput, evaluate, load_run, make_envs, step_envs, to_tensor
+from tsalign import AGENTS, ENVS, BadInput, evaluate, fail, load_run, make_envs, step_envs
 
-WIDTH, CAPTION, MAX_FRAMES, COLOURS = 400, 18, 100, 48  # of a GIF; pixels a panel, rows of its text
+WIDTH, CAPTION, COLOURS = 400, 16, 64  # of a GIF: a panel and its text in pixels, colours in all
+MAX_FRAMES, END_MS = 60, 2500  # longer episodes skip steps; how long the end stands
+SEES = {  # what of the picture an agent has
+    ("tunnelvision", "teacher"): " (sees the 8 framed cells)",
+    ("tunnelvision", "student"): " (sees the 3 yellow cells)",
+    ("collecthealth", "teacher"): " (knows the map)",
+    ("collecthealth", "student"): " (sees the pixels, bottom right)",
+}
 
 
 def picture_envs(name: str) -> gym.vector.VectorEnv:
@@ -34,7 +43,7 @@ def picture_envs(name: str) -> gym.vector.VectorEnv:
 
 
 @torch.no_grad()
-def play(envs, nets, agent: str, layout: int, draw: bool) -> tuple[list, float, bool]:
+def play(envs, nets, agent: str, layout: int, draw: bool = True) -> tuple[list, float, bool]:
     """One episode from a seed -> its frames (H, W, 3), its return, and if it was a success.
 
     Where the environment reports no success, an episode with a positive return counts as one.
@@ -44,94 +53,102 @@ def play(envs, nets, agent: str, layout: int, draw: bool) -> tuple[list, float, 
     frames, total, ended = [], 0.0, False
     while not ended:
         frames += envs.render() if draw else ()
-        action = nets.distribution(agent, to_tensor(obs[agent], torch.device("cpu"))).sample()
+        action = nets.distribution(agent, torch.as_tensor(obs[agent])).sample()
         obs, reward, terminated, truncated, success = step_envs(envs, action)
         total, ended = total + float(reward[0]), bool((terminated | truncated)[0])
     frames += envs.render() if draw else ()
-    return frames, total, total > 0 if success is None else bool(success[0])
+    return frames, total, total > 0 if np.isnan(success[0]) else bool(success[0])
 
 
 def find_layout(envs, all_nets: list) -> int:
-    """The first of 100 seeds that shows something (see above), otherwise 0."""
+    """The first of 100 starts that shows a difference. Raises BadInput if none does."""
+    wanted = [(nets, "teacher", True) for nets in all_nets]
+    wanted += [(nets, "student", nets is all_nets[-1]) for nets in all_nets]
     for layout in range(100):
-        teachers, students = ([play(envs, nets, agent, layout, False)[2] for nets in all_nets]
-                              for agent in AGENTS)  # fmt: skip
-        if all(teachers) and (len(all_nets) == 1 or len(set(students)) > 1):
+        if all(play(envs, nets, agent, layout, False)[2] == win for nets, agent, win in wanted):
             return layout
-    return 0
+    raise BadInput("on none of 100 starts the last student alone succeeds; name one with --layout")
 
 
-def panel(frame, caption: str) -> Image.Image:
-    """A frame, made small, with a line of text above it."""
-    image = Image.fromarray(frame)
-    image = image.resize((WIDTH, round(image.height * WIDTH / image.width)), Image.Resampling.BOX)
-    whole = Image.new("RGB", (WIDTH + 4, image.height + CAPTION), "white")
-    whole.paste(image, (2, CAPTION))
-    ImageDraw.Draw(whole).text((4, 3), caption, fill="black")
-    return whole
+def draw_page(episodes: list[list[tuple]], t: int) -> Image.Image:
+    """All episodes at step t, each below a line of text; whoever has finished waits."""
+    height, width = episodes[0][0][1][0].shape[:2]
+    size = (WIDTH, round(height * WIDTH / width))
+    step_x, step_y = size[0] + 4, size[1] + CAPTION
+    page = Image.new("RGB", (step_x * len(episodes[0]), step_y * len(episodes)), "white")
+    for r, row in enumerate(episodes):
+        for c, (caption, frames, outcome) in enumerate(row):
+            x, y, ended = c * step_x + 2, r * step_y, t >= len(frames) - 1
+            image = Image.fromarray(frames[-1 if ended else t])
+            page.paste(image.resize(size, Image.Resampling.BOX), (x, y + CAPTION))
+            text = f"{caption}  {outcome}" if ended else caption
+            ImageDraw.Draw(page).text((x, y + 2), text, fill="black")
+    return page
 
 
 def save_gif(path: Path, episodes: list[list[tuple]], fps: float) -> None:
-    """`episodes[row][column]` are (caption, frames, outcome); short ones wait for the longest."""
-    length = max(len(frames) for row in episodes for _, frames, _ in row)
-    skip, pages = -(-length // MAX_FRAMES), []
-    for t in [*range(0, length - 1, skip), length - 1]:
-        rows = []
-        for row in episodes:
-            texts = [f"{caption}{': ' + end if t >= len(f) - 1 else ''}" for caption, f, end in row]
-            rows.append([panel(f[min(t, len(f) - 1)], s) for (_, f, _), s in zip(row, texts)])
-        width, height = rows[0][0].size
-        page = Image.new("RGB", (width * len(rows[0]), height * len(rows)), "white")
-        for r, row in enumerate(rows):
-            for c, image in enumerate(row):
-                page.paste(image, (c * width, r * height))
-        pages.append(page.quantize(COLOURS, dither=Image.Dither.NONE))
-    duration = [round(1000 / fps)] * (len(pages) - 1) + [2000]  # GIF counts in milliseconds
-    pages[0].save(path, save_all=True, append_images=pages[1:], duration=duration, loop=0)
+    """`episodes[row][column]` are (caption, frames, outcome)."""
+    last = max(len(frames) for row in episodes for _, frames, _ in row) - 1
+    shown = [*range(0, last, math.ceil((last + 1) / MAX_FRAMES)), last]
+    pages = [draw_page(episodes, t) for t in shown]
+    both_ends = Image.fromarray(np.vstack([pages[0], pages[-1]]))
+    palette = both_ends.quantize(COLOURS)  # one for all: then only what moves is stored
+    pages = [page.quantize(palette=palette, dither=Image.Dither.NONE) for page in pages]
+    times = [round(1000 / fps)] * (len(pages) - 1) + [END_MS]
+    pages[0].save(path, save_all=True, append_images=pages[1:], duration=times, loop=0)
 
 
-def main() -> None:
-    """Exit code 2 and one line for bad input."""
+def show(folders: list[str], n_episodes: int, seed: int, layout: int | None, out: Path) -> None:
+    """Evaluate the runs, then play and draw one episode."""
+    if n_episodes < 1 or seed < 0 or (layout or 0) < 0:
+        raise BadInput("--episodes must be at least 1, --seed and --layout at least 0")
+    configs, all_nets = zip(*map(load_run, folders))
+    name = configs[0].env
+    if any(config.env != name for config in configs):
+        raise BadInput("the runs are of different environments; show those of one at a time")
+    envs, many = picture_envs(name), make_envs(name, min(128, n_episodes))
+    played = math.ceil(n_episodes / many.num_envs) * many.num_envs
+    for folder, config, nets in zip(folders, configs, all_nets):
+        torch.manual_seed(seed)
+        score = evaluate(many, nets, played, seed, config.episode_limit)
+        kind = "success" if "success_student" in score else "return"
+        figures = "  ".join(f"{agent} {score[f'{kind}_{agent}']:.3f}" for agent in AGENTS)
+        print(f"{folder}: {kind} on {played} fresh episodes: {figures}", flush=True)
+    if layout is None:
+        layout = find_layout(envs, all_nets) if len(folders) > 1 else 0
+    episodes = [[], []]
+    for row, agent in zip(episodes, AGENTS):
+        for config, nets in zip(configs, all_nets):
+            frames, total, success = play(envs, nets, agent, layout)
+            outcome = f"{'SUCCESS' if success else 'FAILURE'} after {len(frames) - 1} steps"
+            row.append((f"{config.method}, {agent}{SEES.get((name, agent), '')}", frames, outcome))
+            print(f"layout {layout}: {config.method}, {agent}: {outcome}, return {total:.2f}")
+    out.mkdir(parents=True, exist_ok=True)
+    env = configs[0].folder.name.split("_")[0]
+    path = out / f"{'_'.join([env, *(config.method for config in configs)])}.gif"
+    save_gif(path, episodes, envs.metadata.get("render_fps", 10))
+    print(f"saved {path} ({path.stat().st_size // 1000} kB)")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """`python -m results.play`: exit code 2 for bad input, 130 for Ctrl-C."""
     style = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("results.play", description=__doc__, formatter_class=style)
+    parser.error = fail
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of finished runs")
     parser.add_argument("--episodes", type=int, default=1024, help="fresh ones, for the figures")
     parser.add_argument("--seed", type=int, default=0, help="of the fresh episodes")
     parser.add_argument("--layout", type=int, help="seed of the episode that is shown")
-    parser.add_argument("--out", type=Path, default=Path("results/play"), help="where GIFs go")
-    args = parser.parse_args()
-    if args.episodes < 1 or args.seed < 0 or (args.layout or 0) < 0:
-        raise BadInput("--episodes must be at least 1, --seed and --layout at least 0")
-    configs, all_nets = zip(*map(load_run, args.runs))
-    if len({config.env for config in configs}) > 1:
-        raise BadInput("the runs are of different environments; show those of one at a time")
-    for config, nets in zip(configs, all_nets):
-        torch.manual_seed(args.seed)
-        envs = make_envs(config.env, min(128, args.episodes))
-        score = evaluate(envs, nets, args.episodes, args.seed)
-        kind = "success" if "success_student" in score else "return"
-        figures = "  ".join(f"{agent} {score[f'{kind}_{agent}']:.3f}" for agent in AGENTS)
-        print(f"{config.folder.name:32} {kind}: {figures}", flush=True)
-    envs = picture_envs(configs[0].env)
-    layout = find_layout(envs, all_nets) if args.layout is None else args.layout
-    episodes = []
-    for agent in AGENTS:
-        episodes.append([])
-        for config, nets in zip(configs, all_nets):
-            frames, total, success = play(envs, nets, agent, layout, True)
-            outcome = f"{'success' if success else 'failure'}, return {total:.2f}"
-            episodes[-1].append((f"{config.method}, {agent}", frames, outcome))
-            print(f"layout {layout}: {config.method}, {agent}: {outcome}, {len(frames) - 1} steps")
-    args.out.mkdir(parents=True, exist_ok=True)
-    name = configs[0].folder.name.split("_")[0] + "_" + "_".join(c.method for c in configs)
-    save_gif(args.out / f"{name}.gif", episodes, envs.metadata.get("render_fps", 8))
-    print(f"saved {args.out / name}.gif")
+    parser.add_argument("--out", type=Path, default=Path("results/play"), help="where the GIF goes")
+    args = parser.parse_args(arguments)
+    sys.path.append(".")  # for runs of an environment in a file of one's own
+    try:
+        show(args.runs, args.episodes, args.seed, args.layout, args.out)
+    except BadInput as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        fail("interrupted", code=130)
 
 
 if __name__ == "__main__":
-    sys.path.append(".")  # for runs of an environment in a file of one's own
-    try:
-        main()
-    except BadInput as bad:
-        print("results.play:", bad, file=sys.stderr)
-        sys.exit(2)
+    main()

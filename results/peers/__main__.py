@@ -1,0 +1,190 @@
+"""What would one use instead? Six methods side by side until the student wins 95 %.
+
+    pip install -r results/peers/requirements.txt   # stable-baselines3
+    python -m results.peers --jobs 2                # carries on where it was interrupted
+    python -m results.peers --report                # redraws from run folders, or else from the CSV
+
+All see the same views, have networks of the same sizes and one core; `results.peers.race` says how
+they are judged. The first four of these train on Config's steps and settings, the others on twice
+the steps:
+
+    ours          as in tsalign.py
+    actor-critic  the actor sees the student's view, the critic the teacher's
+    dagger        an isolated teacher, for half of the steps, then labels the student's own way
+    sb3-ours      PPO of stable-baselines3 on the student's view, with our settings
+    sb3-images    the same as usual for images: 8 environments x 128 steps, 4 epochs, batch 256
+    sb3-default   the same at its defaults
+"""
+
+import argparse
+import importlib.util
+import math
+import statistics
+import sys
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from results.peers.race import PEERS
+from results.sweep import read_csv, read_runs, run_many, write_csv
+from tsalign import ENV_SETTINGS, METHODS, BadInput, Config, fail
+
+ENVS = {  # whose settings an environment takes
+    "tunnelvision": "tunnelvision",
+    "collecthealth": "collecthealth",
+    "results.growth.envs:CollectHealth32x64-v0": "collecthealth",
+    "results.growth.envs:CollectHealth64x128-v0": "collecthealth",
+}
+NAMES = ["tunnelvision", "collecthealth 16 x 32", "collecthealth 32 x 64", "collecthealth 64 x 128"]
+LONGER = {"sb3-images": 2, "sb3-default": 2}  # times Config's steps: they were made for more
+COLUMNS = ["env", "method", "seed", "steps_to_95", "seconds_to_95", "success_student"]
+COLUMNS += ["success_teacher", "env_steps", "seconds", "seconds_with_looks", "torch"]
+
+
+def make_config(env: str, method: str, seed: int, out: Path, total_steps: int | None) -> Config:
+    """Settings of the environment that this one is a variant of; one thread of the CPU."""
+    given = {k: v for k, v in ENV_SETTINGS.get(ENVS.get(env, env), {}).items()
+             if k not in METHODS[method].settings}  # fmt: skip
+    given |= dict(env=env, method=method, seed=seed, out=out, device="cpu", threads=1)
+    config = Config(**given)
+    steps = LONGER.get(method, 1) * (total_steps or config.total_steps)
+    return Config(**given | {"total_steps": steps})
+
+
+def by_env(rows: list[dict]) -> dict[str, dict[str, list[dict]]]:
+    """{environment: {method: rows}}, in the order above; never at .95 is infinitely late."""
+    table = {}
+    for env in [*ENVS, *sorted({row["env"] for row in rows} - {*ENVS})]:
+        for method in PEERS:
+            own = [row for row in rows if (row["env"], row["method"]) == (env, method)]
+            if own:
+                table.setdefault(env, {})[method] = own
+    return table
+
+
+def number(row: dict, key: str) -> float:
+    """A figure of one run; infinity where it never got there."""
+    return math.inf if row.get(key) in ("", None) else float(row[key])
+
+
+def spread(values: list[float], digits: int = 1) -> str:
+    """Median and range, if there is one; "never" where there is no such time."""
+    cells = [statistics.median(values), min(values), max(values)]
+    middle, low, high = ("never" if x == math.inf else f"{x:,.{digits}f}" for x in cells)
+    return middle if low == high else f"{middle} ({low} - {high})"
+
+
+def markdown(rows: list[dict]) -> str:
+    """A row per environment and method: medians and ranges over seeds."""
+    columns = ["environment", "method", "n", "reached .95", "seconds to .95"]
+    columns += ["times ours, same seed", "steps to .95", "student at the stop", "its teacher"]
+    columns += ["seconds in all"]
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    for env, methods in by_env(rows).items():
+        base = {row["seed"]: number(row, "seconds_to_95") for row in methods.get("ours", [])}
+        for method, own in methods.items():
+            seconds = [number(row, "seconds_to_95") for row in own]
+            steps = [number(row, "steps_to_95") for row in own]
+            teacher = statistics.median(number(row, "success_teacher") for row in own)
+            ratios = [s / base[row["seed"]] for s, row in zip(seconds, own)
+                      if base.get(row["seed"], math.inf) < math.inf]  # fmt: skip
+            lines.append("| " + " | ".join([
+                dict(zip(ENVS, NAMES)).get(env, env), method, str(len(own)),
+                str(sum(s < math.inf for s in seconds)), spread(seconds),
+                spread(ratios, 2) if ratios else "-", spread(steps, 0),
+                spread([number(row, "success_student") for row in own], 3),
+                "-" if teacher == math.inf else f"{teacher:.3f}",
+                spread([number(row, "seconds") for row in own], 0),
+            ]) + " |")  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def plot(rows: list[dict], path: Path) -> None:
+    """Seconds to .95, a dot per seed; hollow where a run ended without, with its last success."""
+    table = by_env(rows)
+    figure = Figure(figsize=(9, 1.3 + 1.9 * math.ceil(len(table) / 2)), layout="constrained")
+    for place, (env, methods) in enumerate(table.items(), 1):
+        axis = figure.add_subplot(math.ceil(len(table) / 2), min(2, len(table)), place)
+        for k, method in enumerate(PEERS):
+            for shift, row in enumerate(methods.get(method, [])):
+                reached, y = number(row, "seconds_to_95") < math.inf, k + 0.2 * (shift - 1)
+                x = number(row, "seconds_to_95" if reached else "seconds")
+                axis.plot(x, y, "o" if reached else ">", color=f"C{k}",
+                          fillstyle="full" if reached else "none", markersize=5)  # fmt: skip
+                if not reached:
+                    axis.annotate(f"{number(row, 'success_student'):.2f}", (x, y), (5, -3),
+                                  textcoords="offset points", fontsize=7)  # fmt: skip
+        axis.set(xscale="log", xlabel="seconds on one core")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.set_title(dict(zip(ENVS, NAMES)).get(env, env), fontsize=10)
+        axis.set_yticks(range(len(PEERS)), PEERS)
+        axis.set_ylim(len(PEERS) - 0.5, -0.5)
+        axis.margins(x=0.15)
+        axis.grid(alpha=0.3, which="both", axis="x")
+    marks = [Line2D([], [], color="grey", marker="o", linestyle="", label="student wins 95 %"),
+             Line2D([], [], color="grey", marker=">", linestyle="", fillstyle="none",
+                    label="ended without (its success beside it)")]  # fmt: skip
+    figure.legend(handles=marks, loc="outside lower center", ncols=2, fontsize=9)
+    figure.savefig(path, dpi=130)
+
+
+def report(out: Path, folder: Path) -> str:
+    """Write peers.csv, peers.md and peers.png; returns the table."""
+    rows, _ = read_runs(out)
+    if not rows:
+        if not (folder / "peers.csv").exists():
+            raise BadInput(f"no finished run below {out}, and no peers.csv in {folder}")
+        rows = read_csv(folder / "peers.csv")
+    rows = [row for methods in by_env(rows).values() for own in methods.values() for row in own]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_csv(folder / "peers.csv", COLUMNS, rows)
+    (folder / "peers.md").write_text(markdown(rows), encoding="utf-8")
+    plot(rows, folder / "peers.png")
+    return markdown(rows)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """`python -m results.peers`: exit code 2 for bad input, 1 for failed runs, 130 for Ctrl-C."""
+    style = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("results.peers", description=__doc__, formatter_class=style)
+    parser.error = fail
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one core each")
+    parser.add_argument("--seeds", type=int, nargs="+", default=range(3))
+    parser.add_argument("--envs", nargs="+", default=list(ENVS))
+    parser.add_argument("--methods", nargs="+", default=list(PEERS))
+    parser.add_argument("--total-steps", type=int, help="instead of Config's, for trials")
+    parser.add_argument("--out", type=Path, default=Path("runs/peers"), help="run folders")
+    parser.add_argument("--results", type=Path, default=Path("results/peers"))
+    parser.add_argument("--report", action="store_true", help="redraw only")
+    args = parser.parse_args(arguments)
+    try:
+        failed = {}
+        if not args.report:
+            if args.jobs < 1:
+                raise BadInput(f"jobs must be at least 1, not {args.jobs}")
+            if unknown := {*args.methods} - {*PEERS}:
+                raise BadInput(f"unknown method {min(unknown)!r}; methods: {', '.join(PEERS)}")
+            needed = any(method.startswith("sb3") for method in args.methods)
+            if needed and importlib.util.find_spec("stable_baselines3") is None:
+                raise BadInput("stable-baselines3: pip install -r results/peers/requirements.txt")
+            configs = [
+                make_config(env, method, seed, args.out, args.total_steps)
+                for seed in args.seeds for env in args.envs for method in args.methods
+            ]  # fmt: skip
+            failed = run_many(configs, args.jobs, module="results.peers.race")
+            for folder, error in failed.items():
+                print(f"failed: {folder}: {error}", file=sys.stderr)
+        print(report(args.out, args.results))
+        sys.exit(1 if failed else 0)
+    except BadInput as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        fail("interrupted; the same command carries on", code=130)
+
+
+if __name__ == "__main__":
+    main()
