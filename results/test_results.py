@@ -1,8 +1,11 @@
 """Does the lab carry on, report what was run, and take a method that somebody adds?"""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
+import torch
 
 import tsalign
 from results import sweep
@@ -68,3 +71,26 @@ def test_bad_input_is_one_line(tmp_path, capsys):
         with pytest.raises(SystemExit) as end:
             table1.main(arguments)
         assert end.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_readme_examples_run(tmp_path, monkeypatch):
+    text = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    method, notebook, own_env = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "my_file.py").write_text(own_env)
+    monkeypatch.chdir(tmp_path)
+    steps = re.search(r"--env my_file:Cue-v0 --total-steps (\d+)", text)[1]
+    tsalign.main(["--env", "my_file:Cue-v0", "--total-steps", steps, "--log-evals", "1"])
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert json.loads((folder / "result.json").read_text())["success_student"] > 0.95
+    assert len(own_env.splitlines()) <= 30
+
+    obs = {"obs_student": torch.zeros(3, 2), "tsalign": tsalign}
+    exec(re.sub(r'"runs/.*?"', repr(str(folder)), notebook), obs)
+    assert obs["action"].shape == (3,)
+
+    trained, train = [], tsalign.train
+    monkeypatch.setattr(tsalign, "train", trained.append)
+    monkeypatch.setattr(tsalign, "METHODS", dict(METHODS))
+    exec(method, {})
+    (config,) = trained
+    assert "distance" in train(Config(method=config.method, out=tmp_path / "l2", **SMALL))
