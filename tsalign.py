@@ -91,7 +91,7 @@ class Config:
     lambda_stab: float = 0.1  # weight of Eq. (8) [ours: higher preserves what leaked early]
     encoder_lr: float = 1e-3  # Adam's, falls linearly to 5 % [ours: a late policy needs rest]
     encoder_batch: int = 128  # pairs a minibatch [ours: many small ones close the leak]
-    encoder_epochs: float = 1.0  # passes over a cycle's pairs; 0.5 takes half of them [ours]
+    encoder_epochs: float = 1.0  # passes over a cycle's pairs, 0.5: half of them [ours]
     # Phase two: the policy
     ppo_lr: float = 1e-3  # Adam's [ours: small networks bear more than 3e-4]
     ppo_epochs: int = 3  # passes over a cycle's steps [ppo]
@@ -153,7 +153,7 @@ def embedding_loss(nce: Tensor, align: Tensor, stab: Tensor, lambda_align: float
     """Eq. (9): the objective of the two encoders."""
     return nce + lambda_align * align + lambda_stab * stab  # Eq. (9)
 
-def imitation_kl(policy: Distribution, imitator: Distribution) -> Tensor:  # (B, A) each -> (B,)
+def imitation_kl(policy: Distribution, imitator: Distribution) -> Tensor:  # over (...) -> (...)
     """Eq. (10): what SITT penalises at each step, KL(teacher's policy || its imitator's)."""
     return kl_divergence(policy, imitator)  # Eq. (10)
 
@@ -426,7 +426,7 @@ def train_embedding(nets: Networks, optimizer: Adam, rollout: Rollout, config: C
     "match": how often z_S is the nearest to its z_T; near 1, z_T tells what the student sees.
     """
     # Section IV-D: Eq. (8) runs through the policy but may only move the encoders. So it gets a
-    # copy of the policy that takes no gradient; that of the student gives the logits "before".
+    # copy of the policy that takes no gradient; the copied student gives its logits "before".
     before = copy.deepcopy(nets).requires_grad_(False)
     rollout, logs = rollout.flat(), []
     for i in minibatches(rollout, config.encoder_batch, config.encoder_epochs):
@@ -483,9 +483,9 @@ def train_sitt_student(nets: Networks, optimizer: Adam, rollout: Rollout, config
     return mean_of(logs)
 
 class Method(NamedTuple):
-    """One row of Table I: all in which a method differs."""
+    """One row of our Table I: all in which a method differs."""
     train_student: Callable  # (nets, optimizer, rollout, config) -> losses; follows PPO in a cycle
-    settings: dict = {}  # what the method fixes; a weight that it does not read is fixed at 0
+    settings: dict = {}  # what the method fixes; what it does not read is fixed too
     policy_gradient_reaches_encoder: bool = False  # the paper's point is that it does not
     own_head: bool = False  # otherwise the student acts through the teacher's policy
     has_proxy: bool = False  # a network that stands for the student in Eq. (10)
@@ -532,7 +532,7 @@ def play_episodes(envs, nets: Networks, agent: str, episodes_each: int, seed: in
     return tuple(np.concatenate(played, axis=1))
 
 def evaluate(envs, nets: Networks, episodes: int, seed: int, limit: int = 10_000) -> dict:
-    """Success rates and mean returns of both agents in the same fresh episodes, and the gap.
+    """Success rates and mean returns of both agents from the same seeds, and the gap.
 
     Their number is rounded up to a multiple of N. No success if no `is_success` is reported.
     """
@@ -559,7 +559,7 @@ def pick_device(name: str) -> torch.device:
         raise BadInput(f"device {name!r} is not available: {str(error).splitlines()[0]}") from error
 
 def make_optimizers(nets: Networks, config: Config) -> tuple[Adam, Adam]:
-    """PPO's: policy and critic, in some methods the teacher's encoder; phase one's: the rest."""
+    """PPO's: policy and critic, in some methods E_T too; phase one's: all but policy and critic."""
     owned = [*nets.policy.parameters(), *nets.critic.parameters()]
     rest = [p for p in nets.parameters() if all(p is not q for q in owned)]
     if METHODS[config.method].policy_gradient_reaches_encoder:

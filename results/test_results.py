@@ -75,18 +75,17 @@ def test_bad_input_is_one_line(tmp_path, capsys):
 
 def test_the_readme_examples_run(tmp_path, monkeypatch):
     text = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    method, notebook, own_env = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    method, own_env = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(own_env.splitlines()) <= 30
     (tmp_path / "my_file.py").write_text(own_env)
     monkeypatch.chdir(tmp_path)
     steps = re.search(r"--env my_file:Cue-v0 --total-steps (\d+)", text)[1]
     tsalign.main(["--env", "my_file:Cue-v0", "--total-steps", steps, "--log-evals", "1"])
     (folder,) = (tmp_path / "runs").iterdir()
-    assert json.loads((folder / "result.json").read_text())["success_student"] > 0.95
-    assert len(own_env.splitlines()) <= 30
-
-    obs = {"obs_student": torch.zeros(3, 2), "tsalign": tsalign}
-    exec(re.sub(r'"runs/.*?"', repr(str(folder)), notebook), obs)
-    assert obs["action"].shape == (3,)
+    config, nets = tsalign.load_run(folder)
+    cues = torch.eye(2).repeat(200, 1)  # the student's views
+    answers = nets.distribution("student", cues).sample()
+    assert (answers == cues.argmax(1)).float().mean() > 0.95
 
     trained, train = [], tsalign.train
     monkeypatch.setattr(tsalign, "train", trained.append)
