@@ -46,7 +46,7 @@ def make_table(runs: list[dict]) -> list[dict]:
 
 
 def markdown(table: list[dict]) -> str:
-    """The same table to read, to two decimals: a row per method and settings, environments beside."""
+    """The same to read, to two decimals: a row per method and settings, environments beside."""
     envs = list(dict.fromkeys(row["env"] for row in table))
     titles = [f"{env} {name} |" for env in envs for name in ("T", "S", "T - S", "paper T/S")]
     lines = [" ".join(["| method | n |", *titles]), "|---" * (2 + len(titles)) + "|"]
