@@ -1,5 +1,6 @@
-"""Shared by the lab: run many configurations in processes, carry on, read run folders into rows."""
+"""Shared by the lab: its command line, many runs in processes, run folders read into rows."""
 
+import argparse
 import csv
 import json
 import statistics
@@ -8,12 +9,43 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Callable
 
 import tsalign
-from tsalign import BadInput, Config
+from tsalign import BadInput, Config, fail
 
 WHERE = ("out", "device", "threads")  # what tells no result apart
 T_QUANTILES = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262]  # 97.5 %, 1 to 9
+
+
+def lab_parser(name: str, text: str, seeds=range(5)) -> argparse.ArgumentParser:
+    """The flags that all scripts of the lab have."""
+    style = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(f"results.{name}", description=text, formatter_class=style)
+    parser.error = fail
+    parser.add_argument("--jobs", type=int, default=2, help="processes at a time, a core each")
+    parser.add_argument("--seeds", type=int, nargs="+", default=seeds)
+    parser.add_argument("--out", type=Path, default=Path("runs") / name, help="run folders")
+    parser.add_argument("--results", type=Path, default=Path("results") / name, help="tables")
+    parser.add_argument("--report", action="store_true", help="redraw only")
+    return parser
+
+
+def lab_main(work: Callable[[argparse.Namespace], dict], args: argparse.Namespace) -> None:
+    """Do the work, which returns {run folder: error}, and exit: with 0, 1 if runs failed, 2 for bad
+    input and 130 for Ctrl-C, each in one line.
+    """
+    try:
+        if args.jobs < 1:
+            raise BadInput(f"jobs must be at least 1, not {args.jobs}")
+        failed = work(args)
+        for folder, error in failed.items():
+            print(f"failed: {folder}: {error}", file=sys.stderr)
+        sys.exit(1 if failed else 0)
+    except BadInput as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        fail("interrupted; the same command carries on", code=130)
 
 
 def settings_of(config: dict) -> str:

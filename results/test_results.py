@@ -20,7 +20,8 @@ def train_l2(nets, optimizer, rollout, config):
     """A method of one's own: the student's embedding should be the teacher's."""
     steps, logs = rollout.flat(), []
     for i in tsalign.minibatches(steps, config.encoder_batch, config.encoder_epochs):
-        z_student, z_teacher = nets.student(steps.obs_student[i]), nets.teacher(steps.obs_teacher[i])
+        z_student = nets.student(steps.obs_student[i])
+        z_teacher = nets.teacher(steps.obs_teacher[i])
         logs.append({"distance": (z_student - z_teacher).square().mean()})
         tsalign.descend(optimizer, logs[-1]["distance"])
     return tsalign.mean_of(logs)

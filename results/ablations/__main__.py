@@ -12,21 +12,21 @@
     settings   one setting for both environments, and each environment's in the other
 
 About 390 runs besides those of runs/table1, which are used where they fit: 2 hours on two cores.
-Then `python -m results.leak runs/ablations/align/*/* --out results/ablations/leak`.
+Then `python -m results.leak runs/ablations/align/*/* --results results/ablations/leak`.
 """
 
 import argparse
 import json
 import statistics
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
 from results.ablations.figures import ALONE, MEANS, TWENTY, report
 from results.ablations.measure import measure
 from results.ablations.methods import ROWS, WINDOWS
-from results.sweep import is_finished, read_csv, run_many, settings_of, write_csv
-from tsalign import ENV_SETTINGS, ENVS, METHODS, BadInput, Config, fail
+from results.sweep import is_finished, lab_main, lab_parser, read_csv, run_many, settings_of
+from results.sweep import write_csv
+from tsalign import ENV_SETTINGS, ENVS, METHODS, BadInput, Config
 
 SEEDS = dict(align=5, noalign=3, stability=3, positives=5, sitt=3, settings=3)
 MEASURED = ("align", "noalign", "positives")
@@ -129,7 +129,7 @@ def answer(question: str, args: argparse.Namespace) -> dict[str, str]:
         runs = plan(question, args)
         configs = list({config.folder: config for _, config in runs}.values())
         waiting = [config for config in configs if not is_finished(config)]
-        seconds = sum(16 + 22 * config.encoder_epochs for config in waiting)  # as timed, a core each
+        seconds = sum(16 + 22 * config.encoder_epochs for config in waiting)  # as timed, one core
         number = f"{len(waiting)} of {len(configs)} runs to go"
         print(f"{question}: {number}, about {seconds / args.jobs / 60:.0f} minutes", flush=True)
         failed = run_many(configs, args.jobs, "results.ablations.methods")
@@ -142,33 +142,24 @@ def answer(question: str, args: argparse.Namespace) -> dict[str, str]:
     return failed
 
 
+def work(args: argparse.Namespace) -> dict[str, str]:
+    """Answer the questions -> {run folder: error}."""
+    METHODS.update(ROWS)
+    if not {*args.questions} <= {*SEEDS}:
+        raise BadInput(f"questions: {', '.join(SEEDS)}")
+    failed = {}
+    for question in args.questions or SEEDS:
+        failed |= answer(question, args)
+    return failed
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """`python -m results.ablations`: exit code 2 for bad input, 1: runs failed, 130 for Ctrl-C."""
-    style = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("results.ablations", None, __doc__, formatter_class=style)
-    parser.error = fail
+    """`python -m results.ablations`."""
+    parser = lab_parser("ablations", __doc__, None)  # each question has its own seeds
     parser.add_argument("questions", nargs="*", metavar="QUESTION", help=", ".join(SEEDS))
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
-    parser.add_argument("--seeds", type=int, nargs="+", help="instead of each question's own")
     parser.add_argument("--envs", nargs="+", default=list(ENVS), choices=list(ENVS))
     parser.add_argument("--total-steps", type=int, help="shorter runs, to try it out")
-    parser.add_argument("--out", type=Path, default=Path("runs/ablations"), help="run folders")
-    parser.add_argument("--results", type=Path, default=Path("results/ablations"))
-    parser.add_argument("--report", action="store_true", help="redraw from the CSVs")
-    args, failed = parser.parse_args(arguments), {}
-    METHODS.update(ROWS)
-    try:
-        if args.jobs < 1 or not {*args.questions} <= {*SEEDS}:
-            raise BadInput(f"questions: {', '.join(SEEDS)}; jobs: at least 1")
-        for question in args.questions or SEEDS:
-            failed |= answer(question, args)
-        for folder, error in failed.items():
-            print(f"failed: {folder}: {error}", file=sys.stderr)
-        sys.exit(1 if failed else 0)
-    except BadInput as error:
-        fail(str(error))
-    except KeyboardInterrupt:
-        fail("interrupted; the same command carries on", code=130)
+    lab_main(work, parser.parse_args(arguments))
 
 
 if __name__ == "__main__":

@@ -15,14 +15,14 @@ pairs. S = .95 is reached at the first evaluation that shows it (25 in a run).
 """
 
 import argparse
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
 from results.growth import envs, floor
 from results.growth.report import markdown, plot
-from results.sweep import is_finished, read_csv, read_runs, run_many, write_csv
-from tsalign import ENVS, BadInput, Config, fail
+from results.sweep import is_finished, lab_main, lab_parser, read_csv, read_runs, run_many
+from results.sweep import write_csv
+from tsalign import ENVS, BadInput, Config
 
 PARTS, GOAL = ("grid", "image", "envs", "floor"), 0.95
 NUM_ENVS = (16, 32, 64, 128, 256, 512, 1024)
@@ -123,56 +123,45 @@ def run_floor() -> list[dict]:
     return rows
 
 
+def work(args: argparse.Namespace) -> dict[str, str]:
+    """Run the parts and report -> {run folder: error}."""
+    failed, parts = {}, args.parts or PARTS
+    if not set(parts) <= set(PARTS):
+        raise BadInput(f"unknown part {[*set(parts) - set(PARTS)][0]!r}: {', '.join(PARTS)}")
+    if not args.scale > 0:
+        raise BadInput("scale must be above 0")
+    ask = (args.seeds, args.out, args.scale)
+    batches = {"grid": [(grid_configs(*ask), args.jobs)], "envs": envs_batches(*ask)}
+    batches["image"] = [(image_configs(*ask), args.jobs)]
+    for part in parts:
+        for configs, jobs in batches.get(part, ()) if not args.report else ():
+            failed |= run_many(configs, jobs, module="results.growth.clocked")
+        done = [row_of(config) for configs, _ in batches.get(part, ())
+                for config in configs if is_finished(config)]  # fmt: skip
+        if part == "floor" and not args.report:
+            done = [(row, []) for row in run_floor()]
+        if done:
+            args.results.mkdir(parents=True, exist_ok=True)
+            write_csv(args.results / f"{part}.csv", COLUMNS[part], [row for row, _ in done])
+        if done and part == "grid":
+            curves = [point for _, curve in done for point in curve]
+            write_csv(args.results / "curves.csv", COLUMNS["curves"], curves)
+    files = {part: args.results / f"{part}.csv" for part in (*PARTS, "curves")}
+    tables = {part: read_csv(path) for part, path in files.items() if path.exists()}
+    if not tables:
+        raise BadInput(f"no finished run below {args.out}, and no CSV in {args.results}")
+    (args.results / "growth.md").write_text(markdown(tables), encoding="utf-8")
+    plot(tables, args.results / "growth.png")
+    print(markdown(tables))
+    return failed
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """`python -m results.growth`: exit code 2 for bad input, 1 for failed runs, 130 for Ctrl-C."""
-    style = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("results.growth", description=__doc__, formatter_class=style)
-    parser.error = fail
+    """`python -m results.growth`."""
+    parser = lab_parser("growth", __doc__, range(3))
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time in grid and image")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--scale", type=float, default=1.0, help="share of the steps, for trials")
-    parser.add_argument("--out", type=Path, default=Path("runs/growth"), help="run folders")
-    parser.add_argument("--results", type=Path, default=Path("results/growth"))
-    parser.add_argument("--report", action="store_true", help="redraw only")
-    args = parser.parse_args(arguments)
-    failed = {}
-    try:
-        parts = args.parts or PARTS
-        if not set(parts) <= set(PARTS):
-            raise BadInput(f"unknown part {[*set(parts) - set(PARTS)][0]!r}: {', '.join(PARTS)}")
-        if args.jobs < 1 or not args.scale > 0:
-            raise BadInput("jobs must be at least 1, scale above 0")
-        ask = (args.seeds, args.out, args.scale)
-        batches = {"grid": [(grid_configs(*ask), args.jobs)], "envs": envs_batches(*ask)}
-        batches["image"] = [(image_configs(*ask), args.jobs)]
-        for part in parts:
-            for configs, jobs in batches.get(part, ()) if not args.report else ():
-                failed |= run_many(configs, jobs, module="results.growth.clocked")
-            done = [row_of(config) for configs, _ in batches.get(part, ())
-                    for config in configs if is_finished(config)]  # fmt: skip
-            if part == "floor" and not args.report:
-                done = [(row, []) for row in run_floor()]
-            if done:
-                args.results.mkdir(parents=True, exist_ok=True)
-                write_csv(args.results / f"{part}.csv", COLUMNS[part], [row for row, _ in done])
-            if done and part == "grid":
-                curves = [point for _, curve in done for point in curve]
-                write_csv(args.results / "curves.csv", COLUMNS["curves"], curves)
-        files = {part: args.results / f"{part}.csv" for part in (*PARTS, "curves")}
-        tables = {part: read_csv(path) for part, path in files.items() if path.exists()}
-        if not tables:
-            raise BadInput(f"no finished run below {args.out}, and no CSV in {args.results}")
-        (args.results / "growth.md").write_text(markdown(tables), encoding="utf-8")
-        plot(tables, args.results / "growth.png")
-        print(markdown(tables))
-        for folder, error in failed.items():
-            print(f"failed: {folder}: {error}", file=sys.stderr)
-        sys.exit(1 if failed else 0)
-    except BadInput as error:
-        fail(str(error))
-    except KeyboardInterrupt:
-        fail("interrupted; the same command carries on", code=130)
+    lab_main(work, parser.parse_args(arguments))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """How much of what only the teacher sees is in its embedding? And what would halve it?
 
     python -m results.leak --jobs 2          # all runs in runs/table1, those in leak.csv are kept
-    python -m results.leak RUN... --out DIR  # any runs of the two environments
+    python -m results.leak RUN... --results DIR  # any runs of the two environments
     python -m results.leak --halve --jobs 2  # trains other settings of ours (seeds 0-2), then these
     python -m results.leak --report          # redraws from leak.csv and halve.csv
 
@@ -23,7 +23,6 @@ Takes about 20 seconds a run.
 
 import argparse
 import signal
-import sys
 from dataclasses import asdict
 from multiprocessing import Pool
 from pathlib import Path
@@ -32,8 +31,8 @@ import torch
 
 from results.leak.measure import FIGURES, WHICH, checksum, measure
 from results.leak.report import report
-from results.sweep import read_csv, run_many, write_csv
-from tsalign import BadInput, Config, fail
+from results.sweep import lab_main, lab_parser, read_csv, run_many, write_csv
+from tsalign import BadInput, Config
 
 CANDIDATES = [  # of --halve: what is multiplied by what, in ours as it is
     {}, {"encoder_epochs": 2}, {"encoder_epochs": 4}, {"encoder_batch": 0.5},
@@ -78,42 +77,30 @@ def candidates(seeds: list[int], out: Path) -> list[Config]:
     return configs
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """`python -m results.leak`: exit code 2 for bad input, 1 for failed runs, 130 for Ctrl-C."""
-    style = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("results.leak", description=__doc__, formatter_class=style)
-    parser.error = fail
-    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="default: runs/table1/*")
-    parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
-    parser.add_argument("--out", type=Path, default=Path("results/leak"), help="for all it writes")
-    parser.add_argument("--halve", action="store_true", help="train and measure other settings")
-    parser.add_argument("--seeds", type=int, nargs="+", default=range(3), help="of --halve")
-    parser.add_argument("--train", type=Path, default=Path("runs/leak"), help="runs of --halve")
-    parser.add_argument("--report", action="store_true", help="redraw only")
-    args = parser.parse_args(arguments)
+def work(args: argparse.Namespace) -> dict[str, str]:
+    """Measure what is not measured yet and report -> {run folder: error}."""
     failed = {}
-    try:
-        if args.jobs < 1:
-            raise BadInput(f"jobs must be at least 1, not {args.jobs}")
-        if args.halve and not args.report:
-            configs = candidates(args.seeds, args.train)
-            failed = run_many(configs, args.jobs)
-            for folder, error in failed.items():
-                print(f"failed: {folder}: {error}", file=sys.stderr)
-            done = [config.folder for config in configs if str(config.folder) not in failed]
-            measure_all(done, args.out / "halve.csv", args.jobs)
-        elif not args.report:
-            finished = sorted(Path("runs/table1").glob("*/result.json"))
-            runs = args.runs or [path.parent for path in finished]
-            if not runs:
-                raise BadInput("no runs given, and none in runs/table1")
-            measure_all(runs, args.out / "leak.csv", args.jobs)
-        report(args.out)
-    except BadInput as error:
-        fail(str(error))
-    except KeyboardInterrupt:
-        fail("interrupted; the same command carries on", code=130)
-    sys.exit(1 if failed else 0)
+    if args.halve and not args.report:
+        configs = candidates(args.seeds, args.out)
+        failed = run_many(configs, args.jobs)
+        done = [config.folder for config in configs if str(config.folder) not in failed]
+        measure_all(done, args.results / "halve.csv", args.jobs)
+    elif not args.report:
+        finished = sorted(Path("runs/table1").glob("*/result.json"))
+        runs = args.runs or [path.parent for path in finished]
+        if not runs:
+            raise BadInput("no runs given, and none in runs/table1")
+        measure_all(runs, args.results / "leak.csv", args.jobs)
+    report(args.results)
+    return failed
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """`python -m results.leak`."""
+    parser = lab_parser("leak", __doc__, range(3))  # the seeds and --out are for --halve
+    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="default: runs/table1/*")
+    parser.add_argument("--halve", action="store_true", help="train and measure other settings")
+    lab_main(work, parser.parse_args(arguments))
 
 
 if __name__ == "__main__":

@@ -155,8 +155,8 @@ def test_candidates_differ_from_ours_as_it_is_and_from_each_other(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments, word", [(["--report", "--out", "nosuch"], "leak.csv"), (["--jobs", "0"], "jobs"),
-                        (["nosuch"], "nosuch")],
+    "arguments, word", [(["--report", "--results", "nosuch"], "leak.csv"),
+                        (["--jobs", "0"], "jobs"), (["nosuch"], "nosuch")],
 )  # fmt: skip
 def test_bad_input_is_one_line(arguments, word, capsys):
     with pytest.raises(SystemExit) as end:

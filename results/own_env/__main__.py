@@ -10,14 +10,14 @@
 import argparse
 import importlib
 import statistics
-import sys
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from results.sweep import mean_sd_interval, read_csv, read_runs, run_many, write_csv
-from tsalign import BadInput, Config, fail, make_envs
+from results.sweep import lab_main, lab_parser, mean_sd_interval, read_csv, read_runs, run_many
+from results.sweep import write_csv
+from tsalign import BadInput, Config, make_envs
 
 METHODS = ["ours", "no-align", "sitt", "bc"]
 # What each sets otherwise than the defaults, chosen on seeds 100-104: with less of an entropy bonus
@@ -147,42 +147,30 @@ def report(out: Path, folder: Path, scripted: list[dict]) -> str:
     return markdown(rows)
 
 
+def work(args: argparse.Namespace) -> dict[str, str]:
+    """Train what is missing, play the scripted students and report -> {run folder: error}."""
+    scripted, failed = [], {}
+    if not args.report:
+        for task in TASKS:
+            make_envs(task, 1)  # is MiniGrid there?
+        trial = {"total_steps": args.total_steps} if args.total_steps else {}
+        configs = [
+            Config(env=env, method=method, seed=seed, out=args.out, **settings | trial)
+            for seed in args.seeds for env, (settings, methods) in TASKS.items()
+            for method in methods if method in args.methods
+        ]  # fmt: skip
+        failed = run_many(configs, args.jobs)
+        scripted = [play_scripted(task) for task in TASKS]
+    print(report(args.out, args.results, scripted))
+    return failed
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """`python -m results.own_env`: exit code 2 for bad input, 1 for failed runs, 130 for Ctrl-C."""
-    style = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("results.own_env", description=__doc__, formatter_class=style)
-    parser.error = fail
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
-    parser.add_argument("--seeds", type=int, nargs="+", default=range(5))
+    """`python -m results.own_env`."""
+    parser = lab_parser("own_env", __doc__)
     parser.add_argument("--methods", nargs="+", default=METHODS)
     parser.add_argument("--total-steps", type=int, help="of each run, for a trial")
-    parser.add_argument("--out", type=Path, default=Path("runs/own_env"), help="run folders")
-    parser.add_argument("--results", type=Path, default=Path("results/own_env"))
-    parser.add_argument("--report", action="store_true", help="redraw only")
-    args = parser.parse_args(arguments)
-    try:
-        scripted, failed = [], {}
-        if not args.report:
-            if args.jobs < 1:
-                raise BadInput(f"jobs must be at least 1, not {args.jobs}")
-            for task in TASKS:
-                make_envs(task, 1)  # is MiniGrid there?
-            trial = {"total_steps": args.total_steps} if args.total_steps else {}
-            configs = [
-                Config(env=env, method=method, seed=seed, out=args.out, **settings | trial)
-                for seed in args.seeds for env, (settings, methods) in TASKS.items()
-                for method in methods if method in args.methods
-            ]  # fmt: skip
-            failed = run_many(configs, args.jobs)
-            for folder, error in failed.items():
-                print(f"failed: {folder}: {error}", file=sys.stderr)
-            scripted = [play_scripted(task) for task in TASKS]
-        print(report(args.out, args.results, scripted))
-        sys.exit(1 if failed else 0)
-    except BadInput as error:
-        fail(str(error))
-    except KeyboardInterrupt:
-        fail("interrupted; the same command carries on", code=130)
+    lab_main(work, parser.parse_args(arguments))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Can the teacher's encoder compute what the student sees, and how soon? MiniGrid's lava, no policy.
+"""Can the teacher's encoder compute what the student sees, and how soon? MiniGrid, no policy.
 
     python -m results.own_env.capacity    # about two minutes; writes capacity.csv, capacity.md
 

@@ -20,7 +20,6 @@ import argparse
 import importlib.util
 import math
 import statistics
-import sys
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -28,8 +27,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from results.peers.race import PEERS
-from results.sweep import read_csv, read_runs, run_many, write_csv
-from tsalign import ENV_SETTINGS, METHODS, BadInput, Config, fail
+from results.sweep import lab_main, lab_parser, read_csv, read_runs, run_many, write_csv
+from tsalign import ENV_SETTINGS, METHODS, BadInput, Config
 
 ENVS = {  # whose settings an environment takes
     "tunnelvision": "tunnelvision",
@@ -147,43 +146,31 @@ def report(out: Path, folder: Path) -> str:
     return markdown(rows)
 
 
+def work(args: argparse.Namespace) -> dict[str, str]:
+    """Run what is missing and report -> {run folder: error}."""
+    failed = {}
+    if not args.report:
+        if unknown := {*args.methods} - {*PEERS}:
+            raise BadInput(f"unknown method {min(unknown)!r}; methods: {', '.join(PEERS)}")
+        needed = any(method.startswith("sb3") for method in args.methods)
+        if needed and importlib.util.find_spec("stable_baselines3") is None:
+            raise BadInput("stable-baselines3: pip install -r results/peers/requirements.txt")
+        configs = [
+            make_config(env, method, seed, args.out, args.total_steps)
+            for seed in args.seeds for env in args.envs for method in args.methods
+        ]  # fmt: skip
+        failed = run_many(configs, args.jobs, module="results.peers.race")
+    print(report(args.out, args.results))
+    return failed
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """`python -m results.peers`: exit code 2 for bad input, 1 for failed runs, 130 for Ctrl-C."""
-    style = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("results.peers", description=__doc__, formatter_class=style)
-    parser.error = fail
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one core each")
-    parser.add_argument("--seeds", type=int, nargs="+", default=range(3))
+    """`python -m results.peers`."""
+    parser = lab_parser("peers", __doc__, range(3))
     parser.add_argument("--envs", nargs="+", default=list(ENVS))
     parser.add_argument("--methods", nargs="+", default=list(PEERS))
     parser.add_argument("--total-steps", type=int, help="instead of Config's, for trials")
-    parser.add_argument("--out", type=Path, default=Path("runs/peers"), help="run folders")
-    parser.add_argument("--results", type=Path, default=Path("results/peers"))
-    parser.add_argument("--report", action="store_true", help="redraw only")
-    args = parser.parse_args(arguments)
-    try:
-        failed = {}
-        if not args.report:
-            if args.jobs < 1:
-                raise BadInput(f"jobs must be at least 1, not {args.jobs}")
-            if unknown := {*args.methods} - {*PEERS}:
-                raise BadInput(f"unknown method {min(unknown)!r}; methods: {', '.join(PEERS)}")
-            needed = any(method.startswith("sb3") for method in args.methods)
-            if needed and importlib.util.find_spec("stable_baselines3") is None:
-                raise BadInput("stable-baselines3: pip install -r results/peers/requirements.txt")
-            configs = [
-                make_config(env, method, seed, args.out, args.total_steps)
-                for seed in args.seeds for env in args.envs for method in args.methods
-            ]  # fmt: skip
-            failed = run_many(configs, args.jobs, module="results.peers.race")
-            for folder, error in failed.items():
-                print(f"failed: {folder}: {error}", file=sys.stderr)
-        print(report(args.out, args.results))
-        sys.exit(1 if failed else 0)
-    except BadInput as error:
-        fail(str(error))
-    except KeyboardInterrupt:
-        fail("interrupted; the same command carries on", code=130)
+    lab_main(work, parser.parse_args(arguments))
 
 
 if __name__ == "__main__":

@@ -6,13 +6,13 @@
 
 import argparse
 import statistics
-import sys
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from results.sweep import mean_sd_interval, read_csv, read_runs, run_many, write_csv
-from tsalign import ENVS, METHODS, BadInput, Config, fail
+from results.sweep import lab_main, lab_parser, mean_sd_interval, read_csv, read_runs, run_many
+from results.sweep import write_csv
+from tsalign import ENVS, METHODS, BadInput, Config
 
 WHICH = ["env", "method", "settings", "seed"]
 RUN_COLUMNS = [*WHICH, "success_teacher", "success_student", "gap", "return_teacher"]
@@ -102,35 +102,23 @@ def report(out: Path, folder: Path) -> str:
     return markdown(table)
 
 
+def work(args: argparse.Namespace) -> dict[str, str]:
+    """Train what is missing and report -> {run folder: error}."""
+    configs = [
+        Config(env=env, method=method, seed=seed, out=args.out)
+        for seed in args.seeds for env in args.envs for method in args.methods
+    ]  # fmt: skip
+    failed = {} if args.report else run_many(configs, args.jobs)
+    print(report(args.out, args.results))
+    return failed
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """`python -m results.table1`: exit code 2 for bad input, 1 for failed runs, 130 for Ctrl-C."""
-    style = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("results.table1", description=__doc__, formatter_class=style)
-    parser.error = fail
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
-    parser.add_argument("--seeds", type=int, nargs="+", default=range(5))
+    """`python -m results.table1`."""
+    parser = lab_parser("table1", __doc__)
     parser.add_argument("--envs", nargs="+", default=list(ENVS))
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
-    parser.add_argument("--out", type=Path, default=Path("runs/table1"), help="run folders")
-    parser.add_argument("--results", type=Path, default=Path("results/table1"))
-    parser.add_argument("--report", action="store_true", help="redraw only")
-    args = parser.parse_args(arguments)
-    try:
-        if not args.report:
-            if args.jobs < 1:
-                raise BadInput(f"jobs must be at least 1, not {args.jobs}")
-            configs = [
-                Config(env=env, method=method, seed=seed, out=args.out)
-                for seed in args.seeds for env in args.envs for method in args.methods
-            ]  # fmt: skip
-            for folder, error in (failed := run_many(configs, args.jobs)).items():
-                print(f"failed: {folder}: {error}", file=sys.stderr)
-        print(report(args.out, args.results))
-        sys.exit(1 if not args.report and failed else 0)
-    except BadInput as error:
-        fail(str(error))
-    except KeyboardInterrupt:
-        fail("interrupted; the same command carries on", code=130)
+    lab_main(work, parser.parse_args(arguments))
 
 
 if __name__ == "__main__":
