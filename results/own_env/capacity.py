@@ -1,6 +1,6 @@
 """Can the teacher's encoder compute what the student sees, and how soon? MiniGrid, no policy.
 
-    python -m results.own_env.capacity    # about two minutes; writes capacity.csv, capacity.md
+    python -m results.own_env.capacity    # about five minutes; writes capacity.csv, capacity.md
 
 The two encoders learn by Eq. (6) and (7) from all states, drawn evenly. "tells" is the share of
 states whose z_T is nearest to the embedding of the view that the student has there, among all views
