@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import gymnasium as gym
 import pytest
 import torch
 
@@ -80,6 +81,7 @@ def test_the_readme_examples_run(tmp_path, monkeypatch):
     assert len(own_env.splitlines()) <= 30
     (tmp_path / "my_file.py").write_text(own_env)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(gym.registry, "Cue-v0", None)  # other tests may have one of that name
     steps = re.search(r"--env my_file:Cue-v0 --total-steps (\d+)", text)[1]
     tsalign.main(["--env", "my_file:Cue-v0", "--total-steps", steps, "--log-evals", "1"])
     (folder,) = (tmp_path / "runs").iterdir()

@@ -1,7 +1,7 @@
 """Environments of one's own: four methods on MiniGrid's lava, on a corner, on CueReach; seeds 0-4.
 
     pip install -r results/own_env/requirements.txt
-    python -m results.own_env --jobs 2       # about half an hour; carries on where it stopped
+    python -m results.own_env --jobs 2       # about 35 minutes; carries on where it stopped
     python -m results.own_env --report       # redraws from run folders, or else from own_env.csv
 
 `scripted` is a student without memory that somebody wrote: what can be reached from that view.
