@@ -81,7 +81,8 @@ def test_the_readme_examples_run(tmp_path, monkeypatch):
     assert len(own_env.splitlines()) <= 30
     (tmp_path / "my_file.py").write_text(own_env)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(gym.registry, "Cue-v0", None)  # other tests may have one of that name
+    registry = dict(gym.registry)  # a copy: other tests have a Cue-v0 too
+    monkeypatch.setattr("gymnasium.envs.registration.registry", registry)
     steps = re.search(r"--env my_file:Cue-v0 --total-steps (\d+)", text)[1]
     tsalign.main(["--env", "my_file:Cue-v0", "--total-steps", steps, "--log-evals", "1"])
     (folder,) = (tmp_path / "runs").iterdir()
