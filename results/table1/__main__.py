@@ -1,4 +1,4 @@
-"""Table I and Fig. 5: all methods, both environments, seeds 0-4; about 20 minutes on two cores.
+"""Table I and Fig. 5: all methods, both environments, seeds 0-4; about 16 minutes on two cores.
 
     python -m results.table1 --jobs 2       # carries on where it was interrupted
     python -m results.table1 --report       # redraws from run folders, or else from the CSVs
@@ -67,21 +67,22 @@ def plot(curves: list[dict], path: Path) -> None:
     """Fig. 5: student success over environment steps, mean and min-max band over seeds."""
     groups = group(curves)
     envs = list(dict.fromkeys(env for env, _, _ in groups))
-    figure = Figure(figsize=(5.5 * len(envs), 3.8), layout="tight")
+    figure = Figure(figsize=(4.5 * len(envs), 3.8), layout="constrained")
     for env, axis in zip(envs, figure.subplots(1, len(envs), squeeze=False, sharey=True)[0]):
         for (_, method, settings), rows in ((k, g) for k, g in groups.items() if k[0] == env):
             steps = {}
             for row in rows:
-                steps.setdefault(int(row["env_steps"]), []).append(float(row["success_student"]))
+                steps.setdefault(int(row["env_steps"]) / 1000, []).append(float(row["success_student"]))
             x, colour = sorted(steps), f"C{[*METHODS].index(method)}"
             mean = [statistics.mean(steps[s]) for s in x]
             axis.plot(x, mean, color=colour, label=f"{method} {settings}".strip())
             low, high = [min(steps[s]) for s in x], [max(steps[s]) for s in x]
             axis.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
-        axis.set(title=env, xlabel="environment steps", ylim=(-0.02, 1.02))
+        axis.set(title=env, xlabel="thousand environment steps", ylim=(-0.02, 1.02))
         axis.set_ylabel("success of the student")
         axis.grid(alpha=0.3)
-        axis.legend(loc="best", fontsize=8)
+    lines = {text: line for a in figure.axes for line, text in zip(*a.get_legend_handles_labels())}
+    figure.legend(lines.values(), lines, loc="outside lower center", ncols=6, fontsize=8)
     figure.savefig(path, dpi=130)
 
 
