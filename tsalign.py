@@ -54,7 +54,7 @@ from torch.optim import Adam
 
 AGENTS, Losses = ("teacher", "student"), dict[str, float]
 ENVS = {name.lower(): f"{name.lower()}:{name}-v0" for name in ("TunnelVision", "CollectHealth")}
-# Settings of an environment's own [ours: chosen on seeds 100-119]. These two step so fast that new
+# Settings of an environment's own [ours: chosen on seeds 100-135]. These two step so fast that new
 # steps cost less than more passes over old ones, and more passes gave up actions before their use
 # was learned. In TunnelVision gamma 0.99 makes standing still as good as a collision, and a small
 # entropy bonus settles for stepping blindly at a bend. In CollectHealth 25 steps reach a next box.

@@ -37,7 +37,7 @@ def make_table(runs: list[dict]) -> list[dict]:
         line = dict(env=env, method=method, settings=settings, n=len(rows))
         for name, key in (("T", "success_teacher"), ("S", "success_student"), ("gap", "gap")):
             numbers = mean_sd_interval([float(row[key]) for row in rows])
-            line |= {f"{name}_{k}": f"{v:.3f}" for k, v in zip(("mean", "sd", "ci95"), numbers)}
+            line |= {f"{name}_{k}": round(v, 6) for k, v in zip(("mean", "sd", "ci95"), numbers)}
         line["S_min"] = f"{min(float(row['success_student']) for row in rows):.3f}"
         paper = dict(zip(ENVS, METHODS[method].paper)).get(env)
         line["paper"] = f"{paper[0]:.2f}/{paper[1]:.2f}" if paper else "-"
