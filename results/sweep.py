@@ -11,6 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Callable
 
+from matplotlib.figure import Figure
+
 import tsalign
 from tsalign import BadInput, Config, fail
 
@@ -133,6 +135,16 @@ def read_runs(out: Path) -> tuple[list[dict], list[dict]]:
     return runs, curves
 
 
+def runs_or_csv(out: Path, *paths: Path) -> list[list[dict]]:
+    """All finished runs below a folder, and their logs if two paths are named; where there are no
+    runs, what these CSV files keep of them. Raises BadInput if there is nothing.
+    """
+    found = list(read_runs(out)[: len(paths)])
+    if not found[0] and not paths[0].exists():
+        raise BadInput(f"no finished run below {out}, and no {paths[0].name} in {paths[0].parent}")
+    return found if found[0] else [read_csv(path) for path in paths]
+
+
 def read_csv(path: Path) -> list[dict[str, str]]:
     """The rows of a CSV file, as text."""
     with open(path, newline="") as file:
@@ -145,6 +157,13 @@ def write_csv(path: Path, columns: list[str], rows: list[dict]) -> None:
         writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def legend_below(figure: Figure) -> None:
+    """One legend for all axes of a figure, each label once."""
+    lines = {text: line for a in figure.axes for line, text in zip(*a.get_legend_handles_labels())}
+    columns = min(6, len(lines))
+    figure.legend(lines.values(), lines, loc="outside lower center", ncols=columns, fontsize=9)
 
 
 def mean_sd_interval(values: list[float]) -> tuple[float, float, float]:

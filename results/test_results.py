@@ -17,19 +17,17 @@ SMALL = dict(num_envs=4, rollout_steps=16, embedding_dim=8, width=16, total_step
 SMALL |= dict(eval_episodes=8, log_episodes=8, log_evals=1)
 
 
-def train_l2(nets, optimizer, rollout, config):
-    """A method of one's own: the student's embedding should be the teacher's."""
-    steps, logs = rollout.flat(), []
-    for i in tsalign.minibatches(steps, config.encoder_batch, config.encoder_epochs):
-        z_student = nets.student(steps.obs_student[i])
-        z_teacher = nets.teacher(steps.obs_teacher[i])
-        logs.append({"distance": (z_student - z_teacher).square().mean()})
-        tsalign.descend(optimizer, logs[-1]["distance"])
-    return tsalign.mean_of(logs)
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+METHOD, OWN_ENV = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def test_a_method_is_one_function_and_one_row_table_included(tmp_path, monkeypatch):
-    monkeypatch.setitem(METHODS, "l2", tsalign.Method(train_l2, tsalign.NO_EQ_9 | tsalign.NO_EQ_10))
+    monkeypatch.setitem(METHODS, "l2", None)  # gone again after the test
+    with monkeypatch.context() as patch:
+        trained = []
+        patch.setattr(tsalign, "train", trained.append)
+        exec(METHOD, {})
+    assert [config.method for config in trained] == ["l2"]
     result = tsalign.train(Config(method="l2", out=tmp_path / "runs", **SMALL))
     assert "distance" in result
     table = table1.report(tmp_path / "runs", tmp_path / "table")
@@ -75,25 +73,17 @@ def test_bad_input_is_one_line(tmp_path, capsys):
         assert end.value.code == 2 and capsys.readouterr().err.count("\n") == 1
 
 
-def test_the_readme_examples_run(tmp_path, monkeypatch):
-    text = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    method, own_env = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(own_env.splitlines()) <= 30
-    (tmp_path / "my_file.py").write_text(own_env)
+def test_the_readmes_environment_is_learned_by_its_command(tmp_path, monkeypatch):
+    assert len(OWN_ENV.splitlines()) <= 30
+    (tmp_path / "my_file.py").write_text(OWN_ENV)
     monkeypatch.chdir(tmp_path)
     registry = dict(gym.registry)  # a copy: other tests have a Cue-v0 too
     monkeypatch.setattr("gymnasium.envs.registration.registry", registry)
-    steps = re.search(r"--env my_file:Cue-v0 --total-steps (\d+)", text)[1]
+    steps = re.search(r"--env my_file:Cue-v0 --total-steps (\d+)", README)[1]
     tsalign.main(["--env", "my_file:Cue-v0", "--total-steps", steps, "--log-evals", "1"])
     (folder,) = (tmp_path / "runs").iterdir()
+    assert json.loads((folder / "result.json").read_text())["success_student"] > 0.95
     config, nets = tsalign.load_run(folder)
     cues = torch.eye(2).repeat(200, 1)  # the student's views
     answers = nets.distribution("student", cues).sample()
     assert (answers == cues.argmax(1)).float().mean() > 0.95
-
-    trained, train = [], tsalign.train
-    monkeypatch.setattr(tsalign, "train", trained.append)
-    monkeypatch.setattr(tsalign, "METHODS", dict(METHODS))
-    exec(method, {})
-    (config,) = trained
-    assert "distance" in train(Config(method=config.method, out=tmp_path / "l2", **SMALL))

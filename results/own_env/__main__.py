@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from results.sweep import lab_main, lab_parser, mean_sd_interval, read_csv, read_runs, run_many
-from results.sweep import write_csv
+from results.sweep import lab_main, lab_parser, legend_below, mean_sd_interval, read_csv
+from results.sweep import read_runs, run_many, write_csv
 from tsalign import BadInput, Config, make_envs
 
 METHODS = ["ours", "no-align", "sitt", "bc"]
@@ -125,8 +125,7 @@ def plot(rows: list[dict], path: Path) -> None:
         axis.grid(alpha=0.3)
     for axis in axes:  # none is left for it
         axis.set_axis_off()
-    lines = {text: line for a in figure.axes for line, text in zip(*a.get_legend_handles_labels())}
-    figure.legend(lines.values(), lines, loc="outside lower center", ncols=len(lines), fontsize=9)
+    legend_below(figure)
     figure.savefig(path, dpi=130)
 
 

@@ -8,6 +8,7 @@ it can have. A teacher's map in absolute coordinates has the same information as
 another function has to be learned from it.
 """
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ CHECKS, BATCH, SEEDS = (750, 1500, 3000, 6000), 128, range(3)
 CASES = [("turned", 128), ("appended", 128), ("absolute", 128), ("absolute", 512)]
 
 
+@functools.cache
 def all_states(shape: str) -> tuple[Tensor, Tensor]:  # -> (n, ...), (n, 40)
     """Both views in each state that can be reached."""
     env, rooms, teacher, student = LavaEnv(shape), {}, [], []

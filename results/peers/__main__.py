@@ -27,7 +27,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from results.peers.race import PEERS
-from results.sweep import lab_main, lab_parser, read_csv, read_runs, run_many, write_csv
+from results.sweep import lab_main, lab_parser, run_many, runs_or_csv, write_csv
 from tsalign import ENV_SETTINGS, METHODS, BadInput, Config
 
 ENVS = {  # whose settings an environment takes
@@ -133,11 +133,7 @@ def plot(rows: list[dict], path: Path) -> None:
 
 def report(out: Path, folder: Path) -> str:
     """Write peers.csv, peers.md and peers.png; returns the table."""
-    rows, _ = read_runs(out)
-    if not rows:
-        if not (folder / "peers.csv").exists():
-            raise BadInput(f"no finished run below {out}, and no peers.csv in {folder}")
-        rows = read_csv(folder / "peers.csv")
+    (rows,) = runs_or_csv(out, folder / "peers.csv")
     rows = [row for methods in by_env(rows).values() for own in methods.values() for row in own]
     folder.mkdir(parents=True, exist_ok=True)
     write_csv(folder / "peers.csv", COLUMNS, rows)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from results.sweep import lab_main, lab_parser, mean_sd_interval, read_csv, read_runs, run_many
-from results.sweep import write_csv
-from tsalign import ENVS, METHODS, BadInput, Config
+from results.sweep import lab_main, lab_parser, legend_below, mean_sd_interval, run_many
+from results.sweep import runs_or_csv, write_csv
+from tsalign import ENVS, METHODS, Config
 
 WHICH = ["env", "method", "settings", "seed"]
 RUN_COLUMNS = [*WHICH, "success_teacher", "success_student", "gap", "return_teacher"]
@@ -72,7 +72,8 @@ def plot(curves: list[dict], path: Path) -> None:
         for (_, method, settings), rows in ((k, g) for k, g in groups.items() if k[0] == env):
             steps = {}
             for row in rows:
-                steps.setdefault(int(row["env_steps"]) / 1000, []).append(float(row["success_student"]))
+                thousands, score = int(row["env_steps"]) / 1000, float(row["success_student"])
+                steps.setdefault(thousands, []).append(score)
             x, colour = sorted(steps), f"C{[*METHODS].index(method)}"
             mean = [statistics.mean(steps[s]) for s in x]
             axis.plot(x, mean, color=colour, label=f"{method} {settings}".strip())
@@ -81,18 +82,13 @@ def plot(curves: list[dict], path: Path) -> None:
         axis.set(title=env, xlabel="thousand environment steps", ylim=(-0.02, 1.02))
         axis.set_ylabel("success of the student")
         axis.grid(alpha=0.3)
-    lines = {text: line for a in figure.axes for line, text in zip(*a.get_legend_handles_labels())}
-    figure.legend(lines.values(), lines, loc="outside lower center", ncols=6, fontsize=8)
+    legend_below(figure)
     figure.savefig(path, dpi=130)
 
 
 def report(out: Path, folder: Path) -> str:
     """Write runs.csv, curves.csv, table1.csv, table1.md and fig5.png; returns the table."""
-    runs, curves = read_runs(out)
-    if not runs:
-        if not (folder / "runs.csv").exists():
-            raise BadInput(f"no finished run below {out}, and no runs.csv in {folder}")
-        runs, curves = (read_csv(folder / name) for name in ("runs.csv", "curves.csv"))
+    runs, curves = runs_or_csv(out, folder / "runs.csv", folder / "curves.csv")
     folder.mkdir(parents=True, exist_ok=True)
     write_csv(folder / "runs.csv", RUN_COLUMNS, runs)
     write_csv(folder / "curves.csv", CURVE_COLUMNS, curves)
