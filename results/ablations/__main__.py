@@ -100,7 +100,7 @@ def plan(question: str, args: argparse.Namespace) -> list[tuple[str, Config]]:
         for folder, variant, given in [*((question, *v) for v in variants(env)[question]), *ours]:
             if variant == TWENTY and env != "tunnelvision":
                 continue
-            for seed in args.seeds or range(20 if variant == TWENTY else SEEDS[question]):
+            for seed in range(20) if variant == TWENTY else args.seeds or range(SEEDS[question]):
                 settings = dict(env=env, seed=seed) | given | common
                 runs.append((variant, place(folder, args.out, settings)))
     return runs
@@ -128,6 +128,7 @@ def answer(question: str, args: argparse.Namespace) -> dict[str, str]:
     if not args.report:
         runs = plan(question, args)
         configs = list({config.folder: config for _, config in runs}.values())
+        configs.sort(key=lambda config: config.seed)  # what is finished early can be compared
         waiting = [config for config in configs if not is_finished(config)]
         seconds = sum(16 + 22 * config.encoder_epochs for config in waiting)  # as timed, one core
         number = f"{len(waiting)} of {len(configs)} runs to go"

@@ -174,6 +174,7 @@ def plot(tables: dict[str, list[dict]], path: Path) -> None:
             envs.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
     envs.set(title="Speed over N, and of each phase", xlabel="N, environments at once")
     envs.set(ylabel="environment steps a second", xscale="log", yscale="log")
+    envs.set_ylim(bottom=3e3)  # room for the legend
     ticks = sorted({int(row["num_envs"]) for row in scan})
     envs.set_xticks(ticks, ticks)
     envs.minorticks_off()
