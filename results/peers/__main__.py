@@ -26,29 +26,36 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from results.growth.envs import GRIDS, growth
 from results.peers.race import PEERS
 from results.sweep import lab_main, lab_parser, run_many, runs_or_csv, write_csv
 from tsalign import ENV_SETTINGS, METHODS, BadInput, Config
 
 ENVS = {  # whose settings an environment takes
     "tunnelvision": "tunnelvision",
+    "results.growth.envs:TunnelVision9x21-v0": "tunnelvision",
     "collecthealth": "collecthealth",
     "results.growth.envs:CollectHealth32x64-v0": "collecthealth",
     "results.growth.envs:CollectHealth64x128-v0": "collecthealth",
 }
-NAMES = ["tunnelvision", "collecthealth 16 x 32", "collecthealth 32 x 64", "collecthealth 64 x 128"]
+NAMES = ["tunnelvision 5 x 9", "tunnelvision 9 x 21"]
+NAMES += ["collecthealth 16 x 32", "collecthealth 32 x 64", "collecthealth 64 x 128"]
 LONGER = {"sb3-images": 2, "sb3-default": 2}  # times Config's steps: they were made for more
 COLUMNS = ["env", "method", "seed", "steps_to_95", "seconds_to_95", "success_student"]
 COLUMNS += ["success_teacher", "env_steps", "seconds", "seconds_with_looks", "torch"]
 
 
 def make_config(env: str, method: str, seed: int, out: Path, total_steps: int | None) -> Config:
-    """Settings of the environment that this one is a variant of; one thread of the CPU."""
+    """Settings of the environment that this one is a variant of, steps as in `results.growth`; one
+    thread of the CPU.
+    """
     given = {k: v for k, v in ENV_SETTINGS.get(ENVS.get(env, env), {}).items()
              if k not in METHODS[method].settings}  # fmt: skip
     given |= dict(env=env, method=method, seed=seed, out=out, device="cpu", threads=1)
     config = Config(**given)
+    size = GRIDS.get(env.rpartition(":")[2])
     steps = LONGER.get(method, 1) * (total_steps or config.total_steps)
+    steps = round(steps * growth(*size)) if size else steps
     return Config(**given | {"total_steps": steps})
 
 
