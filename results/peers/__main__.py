@@ -114,14 +114,17 @@ def plot(rows: list[dict], path: Path) -> None:
     for place, (env, methods) in enumerate(table.items(), 1):
         axis = figure.add_subplot(math.ceil(len(table) / 2), min(2, len(table)), place)
         for k, method in enumerate(PEERS):
+            without = []
             for shift, row in enumerate(methods.get(method, [])):
                 reached, y = number(row, "seconds_to_95") < math.inf, k + 0.2 * (shift - 1)
                 x = number(row, "seconds_to_95" if reached else "seconds")
                 axis.plot(x, y, "o" if reached else ">", color=f"C{k}",
                           fillstyle="full" if reached else "none", markersize=5)  # fmt: skip
-                if not reached:
-                    axis.annotate(f"{number(row, 'success_student'):.2f}", (x, y), (5, -3),
-                                  textcoords="offset points", fontsize=7)  # fmt: skip
+                without += [] if reached else [(x, number(row, "success_student"))]
+            if without:
+                times, success = zip(*without)
+                axis.annotate(spread(success, 2), (min(times), k), (-6, 0), ha="right", va="center",
+                              textcoords="offset points", fontsize=7)  # fmt: skip
         axis.set(xscale="log", xlabel="seconds on one core")
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.xaxis.set_major_formatter("{x:g}")
