@@ -6,7 +6,7 @@
 
     align      Eq. (7): success and gap over lambda_align
     noalign    why does the student fail without Eq. (7)? One setting changed at a time
-    stability  Eq. (8): bad seeds of 20; success over how far the encoders move in a cycle
+    stability  Eq. (8): bad seeds of 20; success where the encoders move faster
     positives  Eq. (6): positives from a few steps away, not from the same step alone
     sitt       SITT's lambda1 beside our lambda_align (the runs of `align`): which is wider?
     settings   one setting for both environments, and each environment's in the other

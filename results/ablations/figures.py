@@ -14,7 +14,7 @@ TWENTY, ALONE = "20 seeds", " (6)"  # variants of stability, positives
 MEANS = {
     "curve": "mean of S over training",  # learned a tenth of the training sooner: .1 more
     "moved_z": "movement of z in a cycle: 1 - cosine",
-    "moved_logits": "movement of the logits in a cycle",
+    "moved_logits": "logits' movement in a cycle",
     "disagreement": "policies on z_T and z_S: total variation",
     "distance": "1 - z_T . z_S = offset + linear + rest",
     "offset": "offset: a shift of z_S would remove it",
@@ -94,14 +94,16 @@ def optimum(rows: list[dict]) -> tuple[list[str], str]:
     return near, f"best S at {best}, within .05 of it from {near[0]} to {near[-1]} ({width})"
 
 
-def panel(axis: Axes, rows: list[dict], keys: list[str], style: str) -> None:
+def panel(axis: Axes, rows: list[dict], keys: list[str], style: str, first: int = 0,
+          label: str = "") -> None:  # fmt: skip
     """Each seed a dot over the variants; the means joined, or as bars if they have no order."""
     variants = group(rows, "variant")
-    for k, key in enumerate(keys):
+    for k, key in enumerate(keys, first):
         dots = [(x, float(row[key])) for x, of in enumerate(variants.values()) for row in of]
         axis.plot(*zip(*dots), ".", color=f"C{k}", alpha=0.4)
         means = [mean(of, key) for of in variants.values()]
-        axis.plot(means, style, color=f"C{k}", markersize=12, markeredgewidth=2, label=LABELS[key])
+        axis.plot(means, style, color=f"C{k}", markersize=12, markeredgewidth=2,
+                  label=label or LABELS[key])  # fmt: skip
     names = [name.replace(", ", ",\n") for (name,) in variants]
     axis.set_xticks(range(len(names)), names, fontsize=8, rotation=90 if len(names) > 7 else 0)
     axis.grid(alpha=0.3)
@@ -134,28 +136,30 @@ def draw_panels(question: str, rows: list[dict], figure: Figure) -> list[str]:
 
 
 def draw_stability(rows: list[dict], figure: Figure) -> list[str]:
-    """Left: 20 seeds each. Then success and speed over the movement, the two methods joined."""
+    """Left: 20 seeds each. Then success, speed and movement over passes x learning rate."""
+    keys = ("success_student", "curve", "moved_logits")
     twenty = group([row for row in rows if row["variant"] == TWENTY], "method")
     maps = group([row for row in rows if row["variant"] != TWENTY], "env")
-    axes = figure.subplots(2, 1 + len(maps), squeeze=False, sharey="row")
-    for key, (left, *others) in zip(("success_student", "curve"), axes):
-        for k, ((method,), of) in enumerate(twenty.items()):
+    axes = figure.subplots(len(keys), 1 + len(maps), squeeze=False, sharex="col", sharey="row",
+                           width_ratios=[2] + [3] * len(maps))  # fmt: skip
+    left, *others = axes.T
+    for axis, key in zip(left[:2], keys):  # these runs' movement was not measured
+        for k, of in enumerate(twenty.values()):
             x = [k + 0.02 * (j - len(of) / 2) for j in range(len(of))]
-            left.plot(x, [float(row[key]) for row in of], ".", color=f"C{k}")
-        left.set_xticks(range(len(twenty)), [method for (method,) in twenty])
-        left.set(title=TWENTY + " each", ylabel=LABELS[key], xlim=(-0.5, 1.5))
-        for ((env,), of), axis in zip(maps.items(), others):
+            axis.plot(x, [float(row[key]) for row in of], ".", color=f"C{k}")
+        axis.set_ylabel(LABELS[key])
+    left[0].set(title=TWENTY + " each", xlim=(-0.5, 1.5))
+    left[1].set_xticks(range(len(twenty)), [method for (method,) in twenty])
+    left[1].tick_params(labelbottom=True)
+    left[2].set_axis_off()
+    for ((env,), of), column in zip(maps.items(), others):
+        for axis, key in zip(column, keys):
             for k, ((method,), some) in enumerate(group(of, "method").items()):
-                x, y = ([float(row[name]) for row in some] for name in ("moved_z", key))
-                axis.plot(x, y, ".", color=f"C{k}", alpha=0.4)
-                settings = group(some, "variant").values()
-                points = [(mean(s, "moved_z"), mean(s, key)) for s in settings]
-                axis.plot(*zip(*points), "o", color=f"C{k}", label=method.removesuffix("-measured"))
-            for some in group(of, "variant").values():
-                ends = [(mean(s, "moved_z"), mean(s, key)) for s in group(some, "method").values()]
-                axis.plot(*zip(*ends), color="grey", linewidth=0.7)
-            axis.set(title=env, xscale="log", xlabel=MEANS["moved_z"])
-            axis.legend(fontsize=8)
+                panel(axis, some, [key], "-", k, method.removesuffix("-measured"))
+        column[0].set_title(env)
+        column[2].set(xlabel="encoders' passes x learning rate", yscale="log")
+        column[2].set_ylabel(LABELS["moved_logits"])
+        column[2].tick_params(labelleft=True)
     bad = {method: sum(float(row["success_student"]) < 0.95 for row in of)
            for (method,), of in twenty.items()}  # fmt: skip
     said = [f"{m}: S below .95 on {n} of {len(twenty[m,])} seeds." for m, n in bad.items()]
@@ -167,7 +171,7 @@ def draw_stability(rows: list[dict], figure: Figure) -> list[str]:
 
 def report(question: str, rows: list[dict], folder: Path) -> str:
     """Writes the table and the figure; returns the table."""
-    n_rows = 2 if question == "stability" else len(PANELS[question][2])
+    n_rows = 3 if question == "stability" else len(PANELS[question][2])
     figure = Figure(figsize=(9, 2.9 * n_rows + 0.5), layout="constrained")
     draw = draw_stability if question == "stability" else partial(draw_panels, question)
     said = draw(rows, figure)
