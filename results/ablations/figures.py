@@ -128,6 +128,8 @@ def draw_panels(question: str, rows: list[dict], figure: Figure) -> list[str]:
             panel(axis, of, keys, style)
         column[0].set_title(name, fontsize=10)
         column[-1].set_xlabel(below)
+    for axis in axes[:, 1:].flat:
+        axis.get_legend().remove()  # the first column's holds for all
     for row, (label, _) in zip(axes, shown):
         row[0].set_ylabel(label)
         if label.startswith("success"):
