@@ -87,7 +87,7 @@ def report_halve(rows: list[dict], out: Path) -> str:
     dots(left, groups, "leak", f"leak at noise {LEVEL} (line: half of as it is)", "C0")
     left.axvline(base / 2, color="black", linewidth=0.8)
     dots(right, groups, "success_student", "success of the student", "C1")
-    right.set_xlim(min(0.9, min(of["success_student"].min() for of in groups.values())), 1)
+    right.set_xlim(min(0.9, min(of["success_student"].min() for of in groups.values())), 1.02)
     figure.savefig(out / "halve.png", dpi=130)
     return "\n".join(table) + "\n"
 
