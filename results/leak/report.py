@@ -49,7 +49,7 @@ def report_leak(rows: list[dict], out: Path) -> str:
     axes = figure.subplots(2, len(envs), squeeze=False)
     for env, axis, below in zip(envs, *axes):
         groups = group(rows, env)
-        dots(axis, groups, "leak", f"leak at noise {LEVEL} (bars: mean; ticks: control)", "C0")
+        dots(axis, groups, "leak", f"leak at noise {LEVEL} (ticks: control)", "C0")
         for k, (name, of) in enumerate(groups.items()):
             axis.plot(of["control"], [k] * len(of["control"]), "|", color="black", markersize=9)
             curve = np.array([of[f"leak_{noise}"] for noise in NOISE])  # (noises, seeds)
