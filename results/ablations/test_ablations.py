@@ -1,6 +1,7 @@
 """Do the ablations' own methods and measures what they say, and do the reports add up?"""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -123,6 +124,14 @@ def test_runs_are_reported_with_their_measures_and_redrawn_from_the_csv(tmp_path
         assert bool(row["nearest"]) == (row["variant"] == "0")
     assert "| tunnelvision | ours | 0.3 | 1 |" in (tmp_path / "align.md").read_text()
     assert (tmp_path / "align.png").exists()
+
+
+@pytest.mark.parametrize("question", ablations.SEEDS)
+def test_the_tables_here_follow_from_their_csvs(question, tmp_path):
+    here = Path(figures.__file__).parent
+    text = figures.report(question, read_csv(here / f"{question}.csv"), tmp_path)
+    assert text == (here / f"{question}.md").read_text(encoding="utf-8")
+    assert (tmp_path / f"{question}.png").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize("arguments", [["nosuch"], ["--jobs", "0"], ["sitt", "--report"]])
