@@ -66,8 +66,9 @@ def report_leak(rows: list[dict], out: Path) -> str:
             below.plot(NOISE, success, "k--", label="success of ours' teacher")
         axis.set_title(env)
         below.set(xscale="log", xlabel="noise in z_T (its entries have size 1)", ylabel="leak")
-    names = below.get_legend_handles_labels()
-    figure.legend(*names, loc="outside lower center", ncols=4, fontsize=8)
+    names = {name: line for below in axes[1]
+             for line, name in zip(*below.get_legend_handles_labels())}  # fmt: skip
+    figure.legend(names.values(), names.keys(), loc="outside lower center", ncols=4, fontsize=8)
     figure.savefig(out / "leak.png", dpi=130)
     return "\n".join(table) + "\n"
 
