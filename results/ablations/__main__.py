@@ -12,7 +12,7 @@
     settings   one setting for both environments, and each environment's in the other
 
 About 390 runs besides those of runs/table1, which are used where they fit: 2 hours on two cores.
-Then `python -m results.leak runs/ablations/align/*/* --results results/ablations/leak`.
+Then the leak of `align`'s runs is measured by `results.leak`; the lab book has the command.
 """
 
 import argparse

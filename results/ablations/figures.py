@@ -38,6 +38,7 @@ PANELS = {  # question: what stands below the axes, style of the means, what eac
     "sitt": ("weight", "-", [SUCCESS]),
     "settings": ("settings of", "_", [SUCCESS]),
 }  # fmt: skip
+STABILITY = ("success_student", "curve", "moved_logits")  # what each of its rows of axes shows
 
 
 def group(rows: list[dict], *keys: str) -> dict[tuple, list[dict]]:
@@ -107,7 +108,6 @@ def panel(axis: Axes, rows: list[dict], keys: list[str], style: str, first: int 
     names = [name.replace(", ", ",\n") for (name,) in variants]
     axis.set_xticks(range(len(names)), names, fontsize=8, rotation=90 if len(names) > 7 else 0)
     axis.grid(alpha=0.3)
-    axis.legend(fontsize=7)
 
 
 def draw_panels(question: str, rows: list[dict], figure: Figure) -> list[str]:
@@ -128,9 +128,8 @@ def draw_panels(question: str, rows: list[dict], figure: Figure) -> list[str]:
             panel(axis, of, keys, style)
         column[0].set_title(name, fontsize=10)
         column[-1].set_xlabel(below)
-    for axis in axes[:, 1:].flat:
-        axis.get_legend().remove()  # the first column's holds for all
     for row, (label, _) in zip(axes, shown):
+        row[0].legend(fontsize=7)  # it holds for the whole row
         row[0].set_ylabel(label)
         if label.startswith("success"):
             row[0].set_ylim(-0.03, 1.03)
@@ -139,29 +138,29 @@ def draw_panels(question: str, rows: list[dict], figure: Figure) -> list[str]:
 
 def draw_stability(rows: list[dict], figure: Figure) -> list[str]:
     """Left: 20 seeds each. Then success, speed and movement over passes x learning rate."""
-    keys = ("success_student", "curve", "moved_logits")
     twenty = group([row for row in rows if row["variant"] == TWENTY], "method")
     maps = group([row for row in rows if row["variant"] != TWENTY], "env")
-    axes = figure.subplots(len(keys), 1 + len(maps), squeeze=False, sharex="col", sharey="row",
-                           width_ratios=[2] + [3] * len(maps))  # fmt: skip
+    axes = figure.subplots(len(STABILITY), 1 + len(maps), squeeze=False, sharex="col",
+                           sharey="row", width_ratios=[2] + [3] * len(maps))  # fmt: skip
     left, *others = axes.T
-    for axis, key in zip(left[:2], keys):  # these runs' movement was not measured
+    for axis, key in zip(left[:-1], STABILITY):  # these runs' movement was not measured
         for k, of in enumerate(twenty.values()):
             x = [k + 0.02 * (j - len(of) / 2) for j in range(len(of))]
             axis.plot(x, [float(row[key]) for row in of], ".", color=f"C{k}")
         axis.set_ylabel(LABELS[key])
     left[0].set(title=TWENTY + " each", xlim=(-0.5, 1.5))
-    left[1].set_xticks(range(len(twenty)), [method for (method,) in twenty])
-    left[1].tick_params(labelbottom=True)
-    left[2].set_axis_off()
+    left[-2].set_xticks(range(len(twenty)), [method for (method,) in twenty])
+    left[-2].tick_params(labelbottom=True)
+    left[-1].set_axis_off()
     for ((env,), of), column in zip(maps.items(), others):
-        for axis, key in zip(column, keys):
+        for axis, key in zip(column, STABILITY):
             for k, ((method,), some) in enumerate(group(of, "method").items()):
                 panel(axis, some, [key], "-", k, method.removesuffix("-measured"))
+            axis.legend(fontsize=7)
         column[0].set_title(env)
-        column[2].set(xlabel="encoders' passes x learning rate", yscale="log")
-        column[2].set_ylabel(LABELS["moved_logits"])
-        column[2].tick_params(labelleft=True)
+        column[-1].set(xlabel="encoders' passes x learning rate", yscale="log")
+        column[-1].set_ylabel(LABELS[STABILITY[-1]])
+        column[-1].tick_params(labelleft=True)
     bad = {method: sum(float(row["success_student"]) < 0.95 for row in of)
            for (method,), of in twenty.items()}  # fmt: skip
     said = [f"{m}: S below .95 on {n} of {len(twenty[m,])} seeds." for m, n in bad.items()]
@@ -173,7 +172,7 @@ def draw_stability(rows: list[dict], figure: Figure) -> list[str]:
 
 def report(question: str, rows: list[dict], folder: Path) -> str:
     """Writes the table and the figure; returns the table."""
-    n_rows = 3 if question == "stability" else len(PANELS[question][2])
+    n_rows = len(STABILITY if question == "stability" else PANELS[question][2])
     figure = Figure(figsize=(9, 2.9 * n_rows + 0.5), layout="constrained")
     draw = draw_stability if question == "stability" else partial(draw_panels, question)
     said = draw(rows, figure)

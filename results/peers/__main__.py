@@ -120,7 +120,8 @@ def plot(rows: list[dict], path: Path) -> None:
                 x = number(row, "seconds_to_95" if reached else "seconds")
                 axis.plot(x, y, "o" if reached else ">", color=f"C{k}",
                           fillstyle="full" if reached else "none", markersize=5)  # fmt: skip
-                without += [] if reached else [(x, number(row, "success_student"))]
+                if not reached:
+                    without.append((x, number(row, "success_student")))
             if without:
                 times, success = zip(*without)
                 axis.annotate(spread(success, 2), (min(times), k), (-6, 0), ha="right", va="center",
