@@ -56,7 +56,7 @@ AGENTS, Losses = ("teacher", "student"), dict[str, float]
 ENVS = {name.lower(): f"{name.lower()}:{name}-v0" for name in ("TunnelVision", "CollectHealth")}
 # Settings of an environment's own [ours: chosen on seeds 100-135]. These two step so fast that new
 # steps cost less than more passes over old ones, and more passes gave up actions before their use
-# was learned. In TunnelVision gamma 0.98 makes standing still cheaper than a blind step, and a small
+# was learned. In TunnelVision gamma 0.98 makes standing still cheaper than a blind step, a small
 # entropy bonus settles for stepping blindly at a bend. In CollectHealth 25 steps reach a next box.
 FEW_PASSES = dict(ppo_epochs=1, ppo_batch=256, encoder_epochs=0.5)
 ENV_SETTINGS = {
