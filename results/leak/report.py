@@ -47,14 +47,16 @@ def report_leak(rows: list[dict], out: Path) -> str:
     envs = [env for env in PRIVATE if any(row["env"] == env for row in rows)]
     figure = Figure(figsize=(4.5 * len(envs), 6.6), layout="constrained")
     axes = figure.subplots(2, len(envs), squeeze=False)
+    all_names = list(dict.fromkeys(name for env in envs for name in group(rows, env)))
     for env, axis, below in zip(envs, *axes):
         groups = group(rows, env)
         dots(axis, groups, "leak", f"leak at noise {LEVEL} (ticks: control)", "C0")
         for k, (name, of) in enumerate(groups.items()):
             axis.plot(of["control"], [k] * len(of["control"]), "|", color="black", markersize=9)
             curve = np.array([of[f"leak_{noise}"] for noise in NOISE])  # (noises, seeds)
-            below.plot(NOISE, curve.mean(1), "o-", color=f"C{k}", markersize=3, label=name)
-            below.fill_between(NOISE, curve.min(1), curve.max(1), color=f"C{k}", alpha=0.15)
+            colour = f"C{all_names.index(name)}"
+            below.plot(NOISE, curve.mean(1), "o-", color=colour, markersize=3, label=name)
+            below.fill_between(NOISE, curve.min(1), curve.max(1), color=colour, alpha=0.15)
             n, inside = len(of["leak"]), (abs(of["control"]) <= of["control_interval"]).sum()
             others = ", ".join(f"{of[f'leak_{n}'].mean():.2f}" for n in NOISE if n != LEVEL)
             table.append(f"| {env} | {name} | {n} | {span(of['leak'])} | "
