@@ -290,7 +290,6 @@ PPO, PPO_AND_ENCODER = ["policy", "critic"], ["policy", "critic", "teacher"]
 PHASE_ONE = ["teacher", "student", "log_inverse_temperature"]
 ARROWS = [  # phase, method, who learns, the weights that it reads
     ("policy", "ours", PPO, {}),  # Section IV: not through the encoders
-    ("policy", "ours", PPO, {"min_advantage_std": 9.0}),
     ("policy", "no-align", PPO, {}),
     ("policy", "no-stability", PPO, {}),
     ("policy", "policy-gradient", PPO_AND_ENCODER, {}),
@@ -322,8 +321,7 @@ def policy_by_hand(method, nets, first, rollout, learners, weights):
         values = [first.critic(z)[..., 0] for z in (rollout.z_teacher, rollout.z_next)]
         advantage = tsalign.gae(reward, *values, rollout.terminated, rollout.done, 0.9, 0.8)
         returns = (advantage + values[0]).flatten()
-        scale = advantage.std(correction=0).clip(min=weights.get("min_advantage_std", 0))
-        advantage = (advantage - advantage.mean()).flatten() / scale
+        advantage = (advantage - advantage.mean()).flatten() / advantage.std(correction=0)
     z = nets.teacher(steps.obs_teacher) if "teacher" in learners else steps.z_teacher
     policy = distribution(nets.policy, z)
     ratio = (policy.log_prob(steps.action) - before.log_prob(steps.action)).exp()
@@ -378,7 +376,7 @@ def test_each_step_follows_the_gradient_of_its_loss(
         method, TunnelVisionVectorEnv(4, max_episode_steps=5) if env == "tunnelvision" else None,
         env=env, ppo_batch=64, ppo_epochs=2, encoder_batch=64, encoder_epochs=passes, gamma=0.9,
         gae_lambda=0.8, clip=0.1, value_coef=0.3, entropy_coef=0.4, entropy_end=0.2,
-        max_grad_norm=0.3, ppo_lr=0.004, encoder_lr=0.002, **{"min_advantage_std": 0, **weights},
+        max_grad_norm=0.3, ppo_lr=0.004, encoder_lr=0.002, **weights,
     )  # fmt: skip
     by_hand = policy_by_hand if phase == "policy" else student_by_hand
     train = partial(tsalign.train_policy, remaining=0.5)

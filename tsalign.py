@@ -99,7 +99,6 @@ class Config:
     gamma: float = 0.99  # discount [ppo]
     gae_lambda: float = 0.95  # [ppo]
     clip: float = 0.2  # clip range of the ratio [ppo]
-    min_advantage_std: float = 0.0  # advantages' least divisor [ours: once solved, they are noise]
     entropy_coef: float = 0.02  # entropy bonus at first [ours: 0.01 is usual]
     entropy_end: float = 0.02  # entropy bonus at the end, approached as a square [ours]
     value_coef: float = 0.5  # weight of the value loss [ppo]
@@ -216,13 +215,14 @@ class Policy(Head):
         return Independent(Normal(logits, self.log_std.exp(), False), 1, validate_args=False)
 
 class Networks(nn.Module):
-    """The four networks of every method, s of Eq. (6), and what a baseline needs besides."""
+    """The four networks that every method has, and what a baseline needs besides."""
     def __init__(self, envs: gym.vector.VectorEnv, config: Config) -> None:
         super().__init__()
         views, method = envs.single_observation_space, METHODS[config.method]
         self.teacher, self.student = (Encoder(views[agent], config) for agent in AGENTS)
         self.policy = Policy(envs.single_action_space, config)
         self.critic = Head(1, 1.0, config)
+        # s of Eq. (6): the inverse temperature is exp(s)
         self.log_inverse_temperature = nn.Parameter(torch.tensor(config.inverse_temperature).log())
         if method.own_head:
             self.student_policy = copy.deepcopy(self.policy)
@@ -241,7 +241,8 @@ def check_views(name: str, space: gym.spaces.Dict, obs: dict) -> dict:
     for view in AGENTS:
         value, box = np.asarray(obs.get(view)), space[view]
         if value.shape != box.shape or not np.can_cast(value.dtype, box.dtype, "same_kind"):
-            raise BadInput(f"{name!r}: {view}'s view is {value.dtype} {value.shape}, not {box}")
+            declared = f"declared as {box.dtype} {box.shape}"
+            raise BadInput(f"{name!r}: {view}'s view is {value.dtype} {value.shape}, {declared}")
     return obs
 
 def make_envs(name: str, num_envs: int) -> gym.vector.VectorEnv:
@@ -353,10 +354,10 @@ def gae(rewards: Tensor, values: Tensor, next_values: Tensor, terminated: Tensor
     return advantages
 
 def ppo_losses(policy: Distribution, value: Tensor, action: Tensor, log_prob_before: Tensor,
-               advantage: Tensor, returns: Tensor, clip: float, min_std=0.0) -> dict:  # (B,) -> ()
+               advantage: Tensor, returns: Tensor, clip: float) -> dict[str, Tensor]:  # (B,) -> ()
     """Eq. (1) by PPO: clipped policy loss, value loss, entropy (arXiv 1707.06347, equation 9)."""
     ratio = (policy.log_prob(action) - log_prob_before).exp()
-    advantage = (advantage - advantage.mean()) / (advantage.std(correction=0) + 1e-8).clamp(min_std)
+    advantage = (advantage - advantage.mean()) / (advantage.std(correction=0) + 1e-8)
     clipped = ratio.clamp(1 - clip, 1 + clip)
     policy_loss = -torch.minimum(ratio * advantage, clipped * advantage).mean()
     value_loss, entropy = F.mse_loss(value, returns), policy.entropy().mean()
@@ -400,7 +401,7 @@ def train_policy(nets: Networks, optimizer: Adam, rollout: Rollout, config: Conf
         advantage = gae(reward, values, next_values, *ends, config.gamma, config.gae_lambda)
         targets = policy_before.log_prob(rollout.action), advantage, advantage + values
         targets = [x.flatten() for x in targets]  # (T*N,) each
-    rollout, logs, limits = rollout.flat(), [], (config.clip, config.min_advantage_std)
+    rollout, logs = rollout.flat(), []
     entropy_coef = config.entropy_end + remaining**2 * (config.entropy_coef - config.entropy_end)
     for i in minibatches(rollout, config.ppo_batch, config.ppo_epochs):
         # Section IV: "policy gradients ... are not passed through the embedding networks".
@@ -409,7 +410,7 @@ def train_policy(nets: Networks, optimizer: Adam, rollout: Rollout, config: Conf
         if method.policy_gradient_reaches_encoder:
             z = nets.teacher(rollout.obs_teacher[i])
         policy, value = nets.policy.distribution(nets.policy(z)), nets.critic(z).squeeze(-1)
-        log = ppo_losses(policy, value, rollout.action[i], *(x[i] for x in targets), *limits)
+        log = ppo_losses(policy, value, rollout.action[i], *(x[i] for x in targets), config.clip)
         loss = log["policy_loss"] + config.value_coef * log["value_loss"]
         loss = loss - entropy_coef * log["entropy"]
         if method.has_proxy:

@@ -47,9 +47,9 @@ def report_leak(rows: list[dict], out: Path) -> str:
     envs = [env for env in PRIVATE if any(row["env"] == env for row in rows)]
     figure = Figure(figsize=(4.5 * len(envs), 6.6), layout="constrained")
     axes = figure.subplots(2, len(envs), squeeze=False)
-    all_names = list(dict.fromkeys(name for env in envs for name in group(rows, env)))
-    for env, axis, below in zip(envs, *axes):
-        groups = group(rows, env)
+    by_env = {env: group(rows, env) for env in envs}
+    all_names = list(dict.fromkeys(name for groups in by_env.values() for name in groups))
+    for (env, groups), axis, below in zip(by_env.items(), *axes):
         dots(axis, groups, "leak", f"leak at noise {LEVEL} (ticks: control)", "C0")
         for k, (name, of) in enumerate(groups.items()):
             axis.plot(of["control"], [k] * len(of["control"]), "|", color="black", markersize=9)

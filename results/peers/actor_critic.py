@@ -62,7 +62,7 @@ def improve(nets: Networks, optimizer: Adam, steps: Steps, config: Config, bonus
         policy = nets.distribution("student", steps.obs_student[i])
         value = nets.critic(nets.teacher(steps.obs_teacher[i]))[:, 0]
         known = steps.action[i], steps.log_prob[i], advantage[i], returns[i]
-        loss = ppo_losses(policy, value, *known, config.clip, config.min_advantage_std)
+        loss = ppo_losses(policy, value, *known, config.clip)
         total = loss["policy_loss"] + config.value_coef * loss["value_loss"]
         descend(optimizer, total - bonus * loss["entropy"], config.max_grad_norm)
 
