@@ -419,6 +419,14 @@ def test_the_inverse_temperature_is_clamped_at_100():
     assert losses["inverse_temperature"] == pytest.approx(100)
 
 
+def test_alignment_sets_in_after_its_delay():
+    config = Config(lambda_align=8, align_delay=0.4)
+    weights = [tsalign.delay_alignment(config, k / 10).lambda_align for k in (0, 4, 5, 6, 10)]
+    assert weights == pytest.approx([0, 0, 4, 8, 8])
+    config = Config(env="collecthealth")
+    assert tsalign.delay_alignment(config, 0) == tsalign.delay_alignment(config, 1) == config
+
+
 # --- Does an evaluation count what it should? -----------------------------------------------------
 
 
@@ -482,10 +490,12 @@ def run_loop(monkeypatch, method, **settings):
 
 
 @pytest.mark.parametrize(
-    "method, order, n_policy, n_student",
-    [("ours", "mm cpscpscpse cpscpscpse cpscpse", 8, 8), ("bc", "mm cpcpcpe cpcpcpe cscse", 6, 2)],
-)
-def test_the_loop_by_its_calls(method, order, n_policy, n_student, tmp_path, monkeypatch):
+    "method, order, n_policy, weights",
+    [("ours", "mm cpscpscpse cpscpscpse cpscpse", 8, [0, 0, 20, 40, 40, 40, 40, 40]),
+     ("bc", "mm cpcpcpe cpcpcpe cscse", 6, [0, 0])],
+)  # fmt: skip
+def test_the_loop_by_its_calls(method, order, n_policy, weights, tmp_path, monkeypatch):
+    n_student = len(weights)
     settings = {**SMALL, "total_steps": 7 * 64 + 1, "log_evals": 3, "episode_limit": 77}
     settings |= dict(eval_episodes=10, log_episodes=3, ppo_lr=2.0, encoder_lr=1.0, threads=5)
     threads, drawn = [], []
@@ -505,6 +515,7 @@ def test_the_loop_by_its_calls(method, order, n_policy, n_student, tmp_path, mon
         for k, (arguments, _, lr) in enumerate(calls["student"]):
             assert arguments[2] == rollouts[k - n_student]
             assert lr == pytest.approx(0.05 + 0.95 * (1 - k / n_student))
+            assert arguments[3].lambda_align == pytest.approx(weights[k])
         played = [arguments for arguments, *_ in calls["evaluate"]]
         assert [(x[0], x[2], x[4]) for x in played] == [(eval_envs, n, 77) for n in (3, 3, 10)]
         weight = played[0][1].policy.net[0].weight.sum().item()
@@ -635,7 +646,8 @@ BAD_FLAGS = {
     "--out /dev/null/x": "/dev/null/x", "--device meta": "meta", "--env ..:X": "..:X",
     "--seed 18446744073709551616": "seed", "--method bc --lambda-align 3": "lambda_align",
     "--method no-align --lambda-align 5": "lambda_align", "--sitt-lambda1 1": "sitt_lambda1",
-    "--method sitt --lambda-stab 1": "lambda_stab",
+    "--method sitt --lambda-stab 1": "lambda_stab", "--align-delay 1.1": "align_delay",
+    "--method no-align --align-delay 0.1": "align_delay",
 }  # fmt: skip
 
 

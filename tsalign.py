@@ -21,8 +21,7 @@ Reading map (`grep -n "Eq\\." tsalign.py` prints it):
 
 Left out: recurrent policies, running observation normalisation, several GPUs.
 Marks: [paper] stated there; [ppo] a usual PPO default; [ours: reason] our choice.
-Shapes: T time steps, N environments, B batch, D embedding, A actions, H W C image;
-        "..." stands for the shape of one observation.
+Shapes: T time steps, N environments, B batch, D embedding, A actions, H W C image, ... any view.
 """
 
 import argparse
@@ -35,7 +34,7 @@ import math
 import re
 import sys
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Callable, NamedTuple
@@ -45,8 +44,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from gymnasium.spaces import Box, Discrete
-from gymnasium.vector import AutoresetMode
-from gymnasium.wrappers import TransformObservation
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, Normal, kl_divergence
@@ -54,14 +51,14 @@ from torch.optim import Adam
 
 AGENTS, Losses = ("teacher", "student"), dict[str, float]
 ENVS = {name.lower(): f"{name.lower()}:{name}-v0" for name in ("TunnelVision", "CollectHealth")}
-# Settings of an environment's own [ours: chosen on seeds 100-135]. These two step so fast that new
-# steps cost less than more passes over old ones, and more passes gave up actions before their use
-# was learned. In TunnelVision gamma 0.98 makes standing still cheaper than a blind step, a small
-# entropy bonus settles for stepping blindly at a bend. In CollectHealth 25 steps reach a next box.
+# An environment's own settings [ours: chosen on seeds 100-135]. These two step so fast that new
+# steps cost less than more passes over old ones. In TunnelVision gamma 0.98 makes standing still
+# cheaper than a blind step, a small bonus settles for it. In CollectHealth 25 steps reach a box.
 FEW_PASSES = dict(ppo_epochs=1, ppo_batch=256, encoder_epochs=0.5)
 ENV_SETTINGS = {
     "tunnelvision": FEW_PASSES | dict(total_steps=780_000, num_envs=256, rollout_steps=16,
-                                      gamma=0.995, entropy_coef=0.25, entropy_end=0.0),
+                                      gamma=0.995, entropy_coef=0.25, entropy_end=0.0,
+                                      lambda_align=40.0, align_delay=0.2),
     "collecthealth": FEW_PASSES | dict(total_steps=400_000, gamma=0.96, sitt_lambda1=0.01),
 }  # fmt: skip
 
@@ -70,9 +67,7 @@ class BadInput(ValueError):
 
 @dataclass(frozen=True, init=False)
 class Config:
-    """All settings of one run, each a flag: the values below, then what `ENV_SETTINGS` and
-    `METHODS` set differently, then what is given. Raises BadInput.
-    """
+    """All settings, each a flag: these, ENV_SETTINGS, METHODS, what is given. Raises BadInput."""
     env: str = "tunnelvision"  # tunnelvision, collecthealth, or module:Id-v0 of your own
     method: str = "ours"  # ours, no-align, no-stability, bc, sitt [paper], policy-gradient [ours]
     seed: int = 0  # of networks, environments and sampling
@@ -83,11 +78,12 @@ class Config:
     total_steps: int = 1_000_000  # environment steps [ours]
     num_envs: int = 128  # N, environments stepped at once [ours: spreads Python's cost]
     rollout_steps: int = 32  # T, steps a cycle [ours: 64 learned more slowly]
-    embedding_dim: int = 64  # D, in all methods alike [ours: 32 was less reliable]
+    embedding_dim: int = 64  # D, in all methods alike [ours: 32 learned more slowly]
     width: int = 128  # hidden units, in all methods alike [ours: 64 was less reliable]
     # Phase one: the shared embedding
     inverse_temperature: float = 30.0  # of Eq. (6), at first [ours: 10 learned more slowly]
     lambda_align: float = 10.0  # weight of Eq. (7) [ours: lower lets private information in]
+    align_delay: float = 0.0  # share of training before Eq. (7) counts [ours: `delay_alignment`]
     lambda_stab: float = 0.1  # weight of Eq. (8) [ours: higher preserves what leaked early]
     encoder_lr: float = 1e-3  # Adam's, falls linearly to 5 % [ours: a late policy needs rest]
     encoder_batch: int = 128  # pairs a minibatch [ours: many small ones close the leak]
@@ -117,8 +113,7 @@ class Config:
     @property
     def folder(self) -> Path:
         """Where this run is saved."""
-        env = self.env.replace(":", "-").replace("/", "-")
-        return Path(self.out) / f"{env}_{self.method}_seed{self.seed}"
+        return Path(self.out) / f"{re.sub('[:/]', '-', self.env)}_{self.method}_seed{self.seed}"
 
 # --- The losses: Sections IV-B to IV-D, V-B -------------------------------------------------------
 def info_nce_loss(z_teacher: Tensor, z_student: Tensor,
@@ -152,6 +147,13 @@ def embedding_loss(nce: Tensor, align: Tensor, stab: Tensor, lambda_align: float
                    lambda_stab: float) -> Tensor:  # (), (), () -> ()
     """Eq. (9): the objective of the two encoders."""
     return nce + lambda_align * align + lambda_stab * stab  # Eq. (9)
+
+def delay_alignment(config: Config, done: float) -> Config:
+    """Eq. (9) in the course of training: lambda_align is 0 for `align_delay`, then grows for half
+    as long. While z_T leaks, the policy learns what to do; what is left to learn is to look [ours].
+    """
+    ramp = (config.align_delay, 1.5 * config.align_delay), (0, config.lambda_align)
+    return replace(config, lambda_align=float(np.interp(done, *ramp)))
 
 def imitation_kl(policy: Distribution, imitator: Distribution) -> Tensor:  # over (...) -> (...)
     """Eq. (10): what SITT penalises at each step, KL(teacher's policy || its imitator's)."""
@@ -215,14 +217,13 @@ class Policy(Head):
         return Independent(Normal(logits, self.log_std.exp(), False), 1, validate_args=False)
 
 class Networks(nn.Module):
-    """The four networks that every method has, and what a baseline needs besides."""
+    """The four networks that every method has, s of Eq. (6), and what a baseline needs besides."""
     def __init__(self, envs: gym.vector.VectorEnv, config: Config) -> None:
         super().__init__()
         views, method = envs.single_observation_space, METHODS[config.method]
         self.teacher, self.student = (Encoder(views[agent], config) for agent in AGENTS)
         self.policy = Policy(envs.single_action_space, config)
         self.critic = Head(1, 1.0, config)
-        # s of Eq. (6): the inverse temperature is exp(s)
         self.log_inverse_temperature = nn.Parameter(torch.tensor(config.inverse_temperature).log())
         if method.own_head:
             self.student_policy = copy.deepcopy(self.policy)
@@ -256,10 +257,10 @@ def make_envs(name: str, num_envs: int) -> gym.vector.VectorEnv:
         spec = copy.deepcopy(gym.spec(env_id))
         spec.disable_env_checker = True  # it warns, in many lines, of what is checked here in one
         envs = gym.make_vec(spec, num_envs) if spec.vector_entry_point else None
-        if envs is None or envs.metadata.get("autoreset_mode") != AutoresetMode.DISABLED:
+        if envs is None or envs.metadata.get("autoreset_mode") != gym.vector.AutoresetMode.DISABLED:
             views, mode = gym.make(spec).observation_space, {"autoreset_mode": "Disabled"}
             check = partial(check_views, name, views)
-            wrappers = [partial(TransformObservation, func=check, observation_space=views)]
+            wrappers = [lambda env: gym.wrappers.TransformObservation(env, check, views)]
             envs = gym.make_vec(spec, num_envs, "sync", vector_kwargs=mode, wrappers=wrappers)
     except (ImportError, AttributeError, TypeError, ValueError, gym.error.Error) as error:
         raise BadInput(f"cannot make environment {name!r}: {error}") from error
@@ -471,8 +472,7 @@ def train_sitt_student(nets: Networks, optimizer: Adam, rollout: Rollout, config
     policy = copy.deepcopy(nets.policy).requires_grad_(False)  # it learns from PPO alone
     rollout, logs = rollout.flat(), []
     for i in minibatches(rollout, config.encoder_batch, config.encoder_epochs):
-        with torch.no_grad():
-            z_teacher = nets.teacher(rollout.obs_teacher[i])
+        z_teacher = nets.teacher(rollout.obs_teacher[i]).detach()  # PPO alone moves the teacher
         z_student = nets.student(rollout.obs_student[i])
         z_proxy = nets.proxy(rollout.obs_teacher[i])
         target = z_student.detach()  # the proxy follows the student, never the reverse
@@ -492,7 +492,7 @@ class Method(NamedTuple):
     imitation_share: float = 1.0  # below 1: PPO first, then train_student for this share of steps
     paper: tuple = ()  # success of (teacher, student) in the paper's Table I, in the order of ENVS
 
-NO_EQ_9 = dict(lambda_align=0.0, lambda_stab=0.0, inverse_temperature=1.0)
+NO_EQ_9 = dict(lambda_align=0.0, align_delay=0.0, lambda_stab=0.0, inverse_temperature=1.0)
 NO_EQ_10 = dict(sitt_lambda1=0.0, sitt_lambda2=0.0)
 METHODS = {
     "bc": Method(train_bc_student, NO_EQ_9 | NO_EQ_10, policy_gradient_reaches_encoder=True,
@@ -500,7 +500,7 @@ METHODS = {
     "sitt": Method(train_sitt_student, NO_EQ_9, policy_gradient_reaches_encoder=True,
                    has_proxy=True, paper=((0.91, 0.72), (0.94, 0.51))),
     "policy-gradient": Method(train_embedding, NO_EQ_10, policy_gradient_reaches_encoder=True),
-    "no-align": Method(train_embedding, NO_EQ_10 | {"lambda_align": 0.0},
+    "no-align": Method(train_embedding, NO_EQ_10 | dict(lambda_align=0.0, align_delay=0.0),
                        paper=((0.99, 0.91), (0.94, 0.73))),
     "no-stability": Method(train_embedding, NO_EQ_10 | {"lambda_stab": 0.0},
                            paper=((0.79, 0.78), (0.97, 0.95))),
@@ -532,9 +532,8 @@ def play_episodes(envs, nets: Networks, agent: str, episodes_each: int, seed: in
     return tuple(np.concatenate(played, axis=1))
 
 def evaluate(envs, nets: Networks, episodes: int, seed: int, limit: int = 10_000) -> dict:
-    """Success rates and mean returns of both agents from the same seeds, and the gap.
-
-    Their number is rounded up to a multiple of N. No success if no `is_success` is reported.
+    """Success rates and mean returns of both agents from the same seeds, and the gap. The episodes
+    are rounded up to a multiple of N. No success if no `is_success` is reported.
     """
     score, each = {}, math.ceil(episodes / envs.num_envs)
     for agent in AGENTS:
@@ -604,13 +603,13 @@ def training_loop(envs, eval_envs, nets: Networks, config: Config, log_file) -> 
         for cycle in range(1, n_cycles + 1):
             rollout, obs = collect(envs, obs, nets, config.rollout_steps)
             if cycle <= n_policy:
-                remaining = 1 - (cycle - 1) / n_policy  # share of this phase's training to come
-                losses |= train_policy(nets, policy_optimizer, rollout, config, remaining)
+                left = 1 - (cycle - 1) / n_policy  # share of this phase's training to come
+                losses |= train_policy(nets, policy_optimizer, rollout, config, left)
             if cycle > n_cycles - n_student:
-                remaining = (n_cycles - cycle + 1) / n_student
-                falling = config.encoder_lr * (0.05 + 0.95 * remaining)
-                student_optimizer.param_groups[0]["lr"] = falling
-                losses |= method.train_student(nets, student_optimizer, rollout, config)
+                left = (n_cycles - cycle + 1) / n_student
+                student_optimizer.param_groups[0]["lr"] = config.encoder_lr * (0.05 + 0.95 * left)
+                now = delay_alignment(config, (cycle - 1) / n_cycles)
+                losses |= method.train_student(nets, student_optimizer, rollout, now)
             if not all(map(math.isfinite, losses.values())):
                 raise FloatingPointError(f"a loss is not finite: {losses}")
             env_steps = cycle * config.num_envs * config.rollout_steps
@@ -706,7 +705,8 @@ def checked(name: str, kind: type, value) -> str | int | float:
         return str(value)
     least = {"seed": 0, "sitt_lambda1": -math.inf, "rollout_steps": 2, "encoder_batch": 2}
     least = least.get(name, 1e-3 if name == "inverse_temperature" else int(kind is int))
-    most = {"gamma": 1, "gae_lambda": 1, "inverse_temperature": 100}.get(name, 2**63 - 1)
+    most = {"gamma": 1, "gae_lambda": 1, "align_delay": 1, "inverse_temperature": 100}
+    most = most.get(name, 2**63 - 1)
     is_number = isinstance(value, (int, float, np.number)) and abs(value) < 2**63
     if not is_number or not least <= value <= most or kind(value) != value:
         whole = "whole " if kind is int else ""

@@ -42,7 +42,8 @@ def ours(config: Config) -> Iterator[tuple[int, Networks]]:
         rollout, obs = tsalign.collect(envs, obs, nets, config.rollout_steps)
         tsalign.train_policy(nets, policy_optimizer, rollout, config, remaining)
         student_optimizer.param_groups[0]["lr"] = config.encoder_lr * (0.05 + 0.95 * remaining)
-        tsalign.train_embedding(nets, student_optimizer, rollout, config)
+        now = tsalign.delay_alignment(config, cycle / n_cycles)
+        tsalign.train_embedding(nets, student_optimizer, rollout, now)
         yield (cycle + 1) * cycle_steps, nets
 
 
