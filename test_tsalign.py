@@ -419,12 +419,14 @@ def test_the_inverse_temperature_is_clamped_at_100():
     assert losses["inverse_temperature"] == pytest.approx(100)
 
 
-def test_alignment_sets_in_after_its_delay():
+def test_alignment_sets_in_after_its_delay(monkeypatch):
     config = Config(lambda_align=8, align_delay=0.4)
     weights = [tsalign.delay_alignment(config, k / 10).lambda_align for k in (0, 4, 5, 6, 10)]
     assert weights == pytest.approx([0, 0, 4, 8, 8])
-    config = Config(env="collecthealth")
-    assert tsalign.delay_alignment(config, 0) == tsalign.delay_alignment(config, 1) == config
+    row = METHODS["ours"]._replace(settings=tsalign.NO_EQ_10 | {"lambda_align": 5.0})
+    monkeypatch.setitem(METHODS, "fixed", row)
+    for config in (Config(env="collecthealth"), Config(method="no-align"), Config(method="fixed")):
+        assert tsalign.delay_alignment(config, 0) == tsalign.delay_alignment(config, 1) == config
 
 
 # --- Does an evaluation count what it should? -----------------------------------------------------
@@ -646,7 +648,7 @@ BAD_FLAGS = {
     "--out /dev/null/x": "/dev/null/x", "--device meta": "meta", "--env ..:X": "..:X",
     "--seed 18446744073709551616": "seed", "--method bc --lambda-align 3": "lambda_align",
     "--method no-align --lambda-align 5": "lambda_align", "--sitt-lambda1 1": "sitt_lambda1",
-    "--method sitt --lambda-stab 1": "lambda_stab", "--align-delay 1.1": "align_delay",
+    "--method sitt --lambda-stab 1": "lambda_stab", "--align-delay 0.6": "align_delay",
     "--method no-align --align-delay 0.1": "align_delay",
 }  # fmt: skip
 
