@@ -1,6 +1,7 @@
 """Tables and figures of leak.csv and halve.csv."""
 
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -33,7 +34,7 @@ def dots(axis, groups: dict, column: str, label: str, colour: str) -> None:
     for k, figures in enumerate(groups.values()):
         axis.barh(k, figures[column].mean(), color=colour, alpha=0.3)
         axis.plot(figures[column], [k] * len(figures[column]), "o", color=colour, markersize=4)
-    axis.set_yticks(range(len(groups)), [name.replace(" ", "\n") for name in groups], fontsize=8)
+    axis.set_yticks(range(len(groups)), [fill(name, 24) for name in groups], fontsize=8)
     axis.set_ylim(len(groups) - 0.4, -0.6)
     axis.set_xlabel(label)
     axis.axvline(0, color="grey", linewidth=0.8)
