@@ -9,6 +9,8 @@ frame x forward, y left.
 Shapes: N sub-environments, K boxes, H W image rows and columns, M rays from one position.
 """
 
+import copy
+
 import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete
@@ -109,6 +111,7 @@ class CollectHealthVectorEnv(gym.vector.VectorEnv):
         self.trail = np.zeros((num_envs, max_episode_steps + 1, 2))  # for pictures only
         self.steps = np.zeros(num_envs, int)
         self.done = np.ones(num_envs, bool)  # nothing may be stepped before its first reset
+        self.seen = self._observe()
 
     @property
     def np_random(self) -> tuple[np.random.Generator, ...]:
@@ -133,7 +136,10 @@ class CollectHealthVectorEnv(gym.vector.VectorEnv):
         self.turns[mask] = self.steps[mask] = 0
         self.trail[mask, 0] = self.position[mask]
         self.done[mask] = False
-        return self._observe(), {"is_success": np.zeros(self.num_envs, bool)}
+        new = self._observe(np.flatnonzero(mask))  # the other rooms look as they did
+        for view, seen in self.seen.items():
+            seen[mask] = new[view]
+        return copy.deepcopy(self.seen), {"is_success": np.zeros(self.num_envs, bool)}
 
     def step(self, actions: np.ndarray):
         """Advance every sub-environment by one action, `actions` (N,)."""
@@ -146,7 +152,8 @@ class CollectHealthVectorEnv(gym.vector.VectorEnv):
         terminated = success | crashed
         truncated = (self.steps >= self.max_episode_steps) & ~terminated
         self.done = terminated | truncated
-        return self._observe(), reward, terminated, truncated, {"is_success": success}
+        self.seen = self._observe()
+        return copy.deepcopy(self.seen), reward, terminated, truncated, {"is_success": success}
 
     def _physics(self, actions: np.ndarray):  # (N,) -> (N,), (N,), (N,)
         """Move or turn, then collect; returns the rewards, who has all boxes, who hit a wall."""
@@ -169,53 +176,53 @@ class CollectHealthVectorEnv(gym.vector.VectorEnv):
         reward = 1.0 * collected.sum(axis=1) - 1.0 * crashed - 0.01
         return reward, ~self.present.any(axis=1), crashed
 
-    def _heading(self) -> np.ndarray:  # -> (N,)
-        return self.first_heading + self.turns * TURN
+    def _heading(self, rooms=slice(None)) -> np.ndarray:  # -> (N,)
+        return self.first_heading[rooms] + self.turns[rooms] * TURN
 
-    def _observe(self) -> dict[str, np.ndarray]:  # -> (N, 6 * K + 8), (N, H, W, 3)
-        """Two views of one state."""
-        return {"teacher": self._teacher_view(), "student": self._student_view()}
+    def _observe(self, rooms=slice(None)) -> dict[str, np.ndarray]:  # (N, 6 * K + 8), (N, H, W, 3)
+        """Two views of one state. From here on N counts the `rooms`, by default all."""
+        return {"teacher": self._teacher_view(rooms), "student": self._student_view(rooms)}
 
-    def _body_frame(self):  # -> (N, K), (N, K), (N, K), (N, K)
+    def _body_frame(self, rooms):  # (N,) -> (N, K), (N, K), (N, K), (N, K)
         """Which boxes are present, their x, y and distance; nearest first, the collected last."""
-        heading = self._heading()[:, None]
+        heading, present = self._heading(rooms)[:, None], self.present[rooms]
         cos, sin = np.cos(heading), np.sin(heading)
-        dx = self.boxes[..., 0] - self.position[:, :1]  # (N, K)
-        dy = self.boxes[..., 1] - self.position[:, 1:]
+        dx, dy = np.moveaxis(self.boxes[rooms] - self.position[rooms, None], 2, 0)  # (N, K) each
         distance = np.sqrt(dx * dx + dy * dy)
-        order = np.where(self.present, distance, np.inf).argsort(axis=1)
-        pick = (self.index[:, None], order)
+        order = np.where(present, distance, np.inf).argsort(axis=1)
         x, y = cos * dx + sin * dy, cos * dy - sin * dx
-        return self.present[pick], x[pick], y[pick], distance[pick]
+        pick = (self.index[: len(order), None], order)
+        return present[pick], x[pick], y[pick], distance[pick]
 
-    def _wall_distance(self, dx: np.ndarray, dy: np.ndarray):  # (N, M), (N, M) -> (N, M), (N, M)
+    def _wall_distance(self, rooms, dx: np.ndarray, dy: np.ndarray):  # (N, M) -> (N, M), (N, M)
         """How often (dx, dy) fits between the agent and the wall ahead; if that is an x-wall."""
         middle = self.room / 2
-        x, y = (self.position - middle).astype(dx.dtype).T[..., None]  # (N, 1) each
+        x, y = (self.position[rooms] - middle).astype(dx.dtype).T[..., None]  # (N, 1) each
         # A ray along a wall meets it far off, instead of at a division by zero.
         to_x_wall = (middle - x * np.sign(dx)) / np.maximum(np.abs(dx), 1e-6)
         to_y_wall = (middle - y * np.sign(dy)) / np.maximum(np.abs(dy), 1e-6)
         return np.minimum(to_x_wall, to_y_wall), to_x_wall < to_y_wall
 
-    def _teacher_view(self) -> np.ndarray:  # -> (N, 6 * K + 8)
+    def _teacher_view(self, rooms=slice(None)) -> np.ndarray:  # (N,) -> (N, 6 * K + 8)
         """Everything, as numbers. Lengths are in room sides, so none exceeds sqrt(2)."""
-        present, x, y, distance = self._body_frame()
+        present, x, y, distance = self._body_frame(rooms)
         away = np.maximum(distance, 1e-9)  # a box exactly below the agent has no bearing
         length = self.room
         boxes = np.stack(
             [present, x / length, y / length, distance / length, x / away, y / away], axis=2
         )
         boxes *= present[..., None]
-        heading = self._heading()
+        heading = self._heading(rooms)
         cos, sin = np.cos(heading), np.sin(heading)
         ahead, left = np.stack([cos, sin]), np.stack([-sin, cos])
-        walls, _ = self._wall_distance(*np.stack([ahead, left, -ahead, -left], axis=2))
-        pose = [2 * self.position / length - 1, ahead.T]
-        flat = boxes.reshape(self.num_envs, -1)  # (N, K, 6) -> (N, 6 * K)
+        walls, _ = self._wall_distance(rooms, *np.stack([ahead, left, -ahead, -left], axis=2))
+        pose = [2 * self.position[rooms] / length - 1, ahead.T]
+        flat = boxes.reshape(len(boxes), -1)  # (N, K, 6) -> (N, 6 * K)
         return np.concatenate([flat, *pose, walls / length], axis=1, dtype=np.float32)
 
-    def _student_view(self, sharper: int = 1) -> np.ndarray:  # -> (N, H, W, 3), times `sharper`
+    def _student_view(self, rooms=slice(None), sharper: int = 1):  # (N,) -> (N, H, W, 3)
         """The picture, column by column: what a column's ray meets, and from which row to which.
+        H and W are `sharper` times the view's.
 
         Pinhole camera: a point at depth d along its axis, y to the left of and h below it, is
         focal * y / d pixels left of and focal * h / d pixels below the middle of the picture. A
@@ -224,43 +231,46 @@ class CollectHealthVectorEnv(gym.vector.VectorEnv):
         height, width = sharper * self.view_height, sharper * self.view_width
         focal, below = np.float32(width / 2), height // 2  # 90 degrees: |y| <= d is in the picture
         u = ((np.arange(width) + 0.5) / focal - 1).astype(np.float32)  # (W,) right of the axis
-        row = np.arange(below, dtype=np.int16)[:, None]  # (H/2, 1) down from the horizon
+        row = np.arange(below, dtype=np.int16)  # (H/2,) down from the horizon
 
-        def rows(h, depth):  # (), (N, W) -> (N, 1, W)
+        def rows(h, depth):  # (), (...) -> (...)
             """How many pixel centres lie between the horizon and a point h below the camera."""
-            return np.minimum(focal * h / depth + 0.5, below).astype(np.int16)[:, None]
+            return np.minimum(focal * h / depth + 0.5, below).astype(np.int16)
 
-        heading = self._heading().astype(np.float32)[:, None]
+        heading = self._heading(rooms).astype(np.float32)[:, None]
         cos, sin = np.cos(heading), np.sin(heading)
-        depth, is_x_wall = self._wall_distance(cos + sin * u, sin - cos * u)  # along (1, -u)
+        depth, is_x_wall = self._wall_distance(rooms, cos + sin * u, sin - cos * u)  # along (1, -u)
         wall = np.where(is_x_wall, WALL_X, WALL_Y)[:, None]  # (N, 1, W)
-        is_wall = row < rows(CAMERA_HEIGHT, depth)  # (N, H/2, W)
+        is_wall = row[:, None] < rows(CAMERA_HEIGHT, depth)[:, None]  # (N, H/2, W)
         upper, lower = np.where(is_wall, wall, CEILING), np.where(is_wall, wall, FLOOR)
 
-        present, x, y, _ = (v.astype(np.float32) for v in self._body_frame())  # (N, K)
+        # Farthest first, so that the nearer box is painted over it.
+        present, x, y, _ = (v[:, ::-1].astype(np.float32) for v in self._body_frame(rooms))
         # Only a box that reaches into the wedge |y| <= x costs anything.
         in_view = (present > 0) & (x > -BOX_RADIUS) & (np.abs(y) < x + BOX_RADIUS * np.sqrt(2))
+        room = in_view.nonzero()[0]  # (n,) where each such box is
+        x, y = x[in_view], y[in_view]  # (n,)
+        # Depths t where |t (1, -u) - (x, y)| = radius, from the quadratic equation.
         ray = 1 + u * u  # (W,) squared length of (1, -u)
-        for k in reversed(range(self.n_boxes)):  # farthest first; none reaches up to the horizon
-            rooms = in_view[:, k].nonzero()[0]  # (n,) where there is such a box
-            bx, by = x[rooms, k, None], y[rooms, k, None]  # (n, 1)
-            # Depths t where |t (1, -u) - (bx, by)| = radius, from the quadratic equation.
-            square = BOX_RADIUS**2 * ray - (by + bx * u) ** 2  # (n, W); above 0: the ray hits
-            middle, half = bx - by * u, np.sqrt(np.maximum(square, 0))
-            enter = np.maximum((middle - half) / ray, MIN_DEPTH)
-            leave = np.maximum((middle + half) / ray, MIN_DEPTH)
-            foot = rows(CAMERA_HEIGHT, enter)  # (n, 1, W)
-            near, far = (rows(CAMERA_HEIGHT - BOX_HEIGHT, edge) for edge in (enter, leave))
-            is_box = (square > 0)[:, None] & (far <= row) & (row < foot)  # (n, H/2, W)
-            lower[rooms] = np.where(is_box, np.where(row < near, TOP, SIDE), lower[rooms])
+        square = BOX_RADIUS**2 * ray - (y[:, None] + x[:, None] * u) ** 2  # (n, W); above 0: a hit
+        box, column = (square > 0).nonzero()  # (M,) each: which ray hits which box
+        middle, half = x[box] - y[box] * u[column], np.sqrt(square[box, column])
+        enter = np.maximum((middle - half) / ray[column], MIN_DEPTH)
+        leave = np.maximum((middle + half) / ray[column], MIN_DEPTH)
+        foot = rows(CAMERA_HEIGHT, enter)[:, None]  # (M, 1); no box reaches up to the horizon
+        near, far = (rows(CAMERA_HEIGHT - BOX_HEIGHT, edge)[:, None] for edge in (enter, leave))
+        hit, height = ((far <= row) & (row < foot)).nonzero()  # (n,) pixels, in the boxes' order
+        shade = np.where(row < near, TOP, SIDE)[hit, height]
+        lower[room[box[hit]], height, column[hit]] = shade  # the last one stays
         image = np.concatenate([upper[:, ::-1], lower], axis=1)  # (N, H, W)
-        return PALETTE.take(image, axis=0)  # the same as PALETTE[image], only faster
+        return PALETTE.take(image.astype(np.intp), axis=0)  # PALETTE[image], only faster
 
     def render(self) -> tuple | None:
         """One picture (384, 768, 3) per sub-environment: top view, camera, the student's pixels."""
         if self.render_mode is None:
             return None
-        views = [self._student_view(max(1, 384 // self.view_width)), self._student_view()]
+        sharp = self._student_view(sharper=max(1, 384 // self.view_width))
+        views = [sharp, self._student_view()]
         for k, view in enumerate(views):  # both to (N, 192, 384, 3), whatever their shape
             row, column = (np.arange(n) * view.shape[axis] // n for axis, n in ((1, 192), (2, 384)))
             views[k] = view[:, row[:, None], column]

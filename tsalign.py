@@ -433,10 +433,10 @@ def train_embedding(nets: Networks, optimizer: Adam, rollout: Rollout, config: C
     before = copy.deepcopy(nets).requires_grad_(False)
     rollout, logs = rollout.flat(), []
     for i in minibatches(rollout, config.encoder_batch, config.encoder_epochs):
-        z_teacher = nets.teacher(rollout.obs_teacher[i])
-        z_student = nets.student(rollout.obs_student[i])
+        obs_student = rollout.obs_student.index_select(0, i)  # of images 20 times faster than [i]
+        z_teacher, z_student = nets.teacher(rollout.obs_teacher[i]), nets.student(obs_student)
         logits_teacher, logits_student = before.policy(torch.cat([z_teacher, z_student])).chunk(2)
-        z_before = torch.cat([rollout.z_teacher[i], before.student(rollout.obs_student[i])])
+        z_before = torch.cat([rollout.z_teacher[i], before.student(obs_student)])
         logits_before = before.policy(z_before).chunk(2)
         nce = info_nce_loss(z_teacher, z_student, nets.log_inverse_temperature.exp())
         align = alignment_loss(z_teacher, z_student)
@@ -460,7 +460,7 @@ def train_bc_student(nets: Networks, optimizer: Adam, rollout: Rollout, config: 
     rollout, logs = rollout.flat(), []
     passes = config.encoder_epochs / METHODS[config.method].imitation_share
     for i in minibatches(rollout, config.encoder_batch, passes):
-        policy = nets.distribution("student", rollout.obs_student[i])
+        policy = nets.distribution("student", rollout.obs_student.index_select(0, i))
         logs.append({"imitation": -policy.log_prob(rollout.action[i]).mean()})
         descend(optimizer, logs[-1]["imitation"])
     return mean_of(logs)
@@ -475,7 +475,7 @@ def train_sitt_student(nets: Networks, optimizer: Adam, rollout: Rollout, config
     rollout, logs = rollout.flat(), []
     for i in minibatches(rollout, config.encoder_batch, config.encoder_epochs):
         z_teacher = nets.teacher(rollout.obs_teacher[i]).detach()  # PPO alone moves the teacher
-        z_student = nets.student(rollout.obs_student[i])
+        z_student = nets.student(rollout.obs_student.index_select(0, i))
         z_proxy = nets.proxy(rollout.obs_teacher[i])
         target = z_student.detach()  # the proxy follows the student, never the reverse
         student = F.l1_loss(z_student, z_teacher) + F.l1_loss(policy(z_student), policy(z_teacher))
