@@ -111,7 +111,7 @@ class CollectHealthVectorEnv(gym.vector.VectorEnv):
         self.trail = np.zeros((num_envs, max_episode_steps + 1, 2))  # for pictures only
         self.steps = np.zeros(num_envs, int)
         self.done = np.ones(num_envs, bool)  # nothing may be stepped before its first reset
-        self.seen = self._observe()
+        self.seen = self._observe()  # by everyone at last; callers get copies
 
     @property
     def np_random(self) -> tuple[np.random.Generator, ...]:

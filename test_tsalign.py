@@ -712,6 +712,7 @@ def test_vector_equals_single_and_stays_in_its_spaces(Vector, Single):
         done = a[2] | a[3]
         if done.any():
             check(*(envs.reset(options={"reset_mask": done.copy()})[0] for envs in (fast, slow)))
+            check(a[0], b[0])  # what the step returned is not written over
         episodes += done.sum() * (not done.all())
     assert episodes > 10
     for arguments in [{"seed": [4, 9, 1, 0, 4]}, {}, {}, {}]:  # whatever came before the reset
