@@ -1,7 +1,7 @@
 """CollectHealth-v0: a 3D room that the teacher knows exactly and the student sees through a camera.
 
-A rewrite, in NumPy, from the paper's description (Section V-A), whose source is not public. What
-the paper states is marked [paper] below, what it leaves open and we chose [ours]. Miniworld's
+Written in NumPy from the paper's description (Section V-A); its code is not public. What the paper
+states is marked [paper] below, what it leaves open and we chose [ours]. Miniworld's
 registered CollectHealth is a different task (18 kits, health that decays, no end at the walls), and
 Miniworld is no longer maintained. Run this file for a picture and the speed: `python
 collecthealth.py`. Metres and radians; world frame x east, y north, angles counter-clockwise; body
@@ -111,7 +111,7 @@ class CollectHealthVectorEnv(gym.vector.VectorEnv):
         self.trail = np.zeros((num_envs, max_episode_steps + 1, 2))  # for pictures only
         self.steps = np.zeros(num_envs, int)
         self.done = np.ones(num_envs, bool)  # nothing may be stepped before its first reset
-        self.seen = self._observe()  # by everyone at last; callers get copies
+        self.seen = self._observe()  # the latest views; callers get copies
 
     @property
     def np_random(self) -> tuple[np.random.Generator, ...]:
@@ -195,7 +195,7 @@ class CollectHealthVectorEnv(gym.vector.VectorEnv):
         return present[pick], x[pick], y[pick], distance[pick]
 
     def _wall_distance(self, rooms, dx: np.ndarray, dy: np.ndarray):  # (N, M) -> (N, M), (N, M)
-        """How often (dx, dy) fits between the agent and the wall ahead; if that is an x-wall."""
+        """How many (dx, dy) reach the wall ahead, and whether that is a wall of constant x."""
         middle = self.room / 2
         x, y = (self.position[rooms] - middle).astype(dx.dtype).T[..., None]  # (N, 1) each
         # A ray along a wall meets it far off, instead of at a division by zero.
@@ -248,20 +248,20 @@ class CollectHealthVectorEnv(gym.vector.VectorEnv):
         present, x, y, _ = (v[:, ::-1].astype(np.float32) for v in self._body_frame(rooms))
         # Only a box that reaches into the wedge |y| <= x costs anything.
         in_view = (present > 0) & (x > -BOX_RADIUS) & (np.abs(y) < x + BOX_RADIUS * np.sqrt(2))
-        room = in_view.nonzero()[0]  # (n,) where each such box is
+        env = in_view.nonzero()[0]  # (n,) in whose room each such box is
         x, y = x[in_view], y[in_view]  # (n,)
         # Depths t where |t (1, -u) - (x, y)| = radius, from the quadratic equation.
         ray = 1 + u * u  # (W,) squared length of (1, -u)
         square = BOX_RADIUS**2 * ray - (y[:, None] + x[:, None] * u) ** 2  # (n, W); above 0: a hit
-        box, column = (square > 0).nonzero()  # (M,) each: which ray hits which box
+        box, column = (square > 0).nonzero()  # (m,) each: which ray hits which box
         middle, half = x[box] - y[box] * u[column], np.sqrt(square[box, column])
         enter = np.maximum((middle - half) / ray[column], MIN_DEPTH)
         leave = np.maximum((middle + half) / ray[column], MIN_DEPTH)
-        foot = rows(CAMERA_HEIGHT, enter)[:, None]  # (M, 1); no box reaches up to the horizon
+        foot = rows(CAMERA_HEIGHT, enter)[:, None]  # (m, 1); no box reaches up to the horizon
         near, far = (rows(CAMERA_HEIGHT - BOX_HEIGHT, edge)[:, None] for edge in (enter, leave))
-        hit, height = ((far <= row) & (row < foot)).nonzero()  # (n,) pixels, in the boxes' order
-        shade = np.where(row < near, TOP, SIDE)[hit, height]
-        lower[room[box[hit]], height, column[hit]] = shade  # the last one stays
+        hit, line = ((far <= row) & (row < foot)).nonzero()  # a pixel each, in the boxes' order
+        shade = np.where(row < near, TOP, SIDE)[hit, line]
+        lower[env[box[hit]], line, column[hit]] = shade  # the last one stays
         image = np.concatenate([upper[:, ::-1], lower], axis=1)  # (N, H, W)
         return PALETTE.take(image.astype(np.intp), axis=0)  # PALETTE[image], only faster
 

@@ -62,12 +62,14 @@ class CueEnv(gym.Env):
         reward = math.nan if self.fault == "nan" and self.total > 40 else float(is_right)
         ended = (not is_right or self.right == 3) and self.fault != "never"
         success = {"text": "yes", "none": None}.get(self.fault, self.right == 3)
-        tells = ended and self.fault != "silent"  # some tell it only then
+        tells = ended and self.fault != "silent"  # some tell it only then, or only of a success
+        tells = tells and (success or self.fault != "seldom")
         return self.observe(), reward, ended, False, {"is_success": success} if tells else {}
 
 
 register = partial(gym.register, entry_point=CueEnv)
-for fault in ("nan", "one view", "shape", "first shape", "bug", "ctrl-c", "never", "text", "none"):
+FAULTS = "nan,one view,shape,first shape,bug,ctrl-c,never,text,none,seldom"
+for fault in FAULTS.split(","):
     register(f"Cue{fault.replace(' ', '')}-v0", kwargs={"fault": fault})
 register("Cue-v0", vector_entry_point=lambda num_envs, **_: SyncVectorEnv([CueEnv] * num_envs))
 register("CueBox-v0", kwargs={"actions": Box(4, 6, (2,)), "fault": "silent"})
@@ -366,6 +368,13 @@ def student_by_hand(method, nets, first, rollout, learners, weights):
     return losses | {"match": is_nearest.float().mean()}, total
 
 
+@pytest.mark.parametrize("method", ["ours", "policy-gradient"])
+def test_eq_8_compares_with_the_networks_at_the_beginning_of_its_phase(method):
+    config, nets, (policy_optimizer, optimizer), rollout = one_rollout(method, encoder_lr=0)
+    tsalign.train_policy(nets, policy_optimizer, rollout, config)  # which may have moved E_T
+    assert tsalign.train_embedding(nets, optimizer, rollout, config)["stab"] < 1e-8
+
+
 @pytest.mark.parametrize("env", ["tunnelvision", "collecthealth", "test_tsalign:CueBox-v0"])
 @pytest.mark.parametrize("phase, method, learners, weights", ARROWS)
 def test_each_step_follows_the_gradient_of_its_loss(
@@ -649,7 +658,8 @@ BAD_FLAGS = {
     "--seed 18446744073709551616": "seed", "--method bc --lambda-align 3": "lambda_align",
     "--method no-align --lambda-align 5": "lambda_align", "--sitt-lambda1 1": "sitt_lambda1",
     "--method sitt --lambda-stab 1": "lambda_stab", "--align-delay 0.6": "align_delay",
-    "--method no-align --align-delay 0.1": "align_delay",
+    "--method no-align --align-delay 0.1": "align_delay", "--ppo-batch 1": "ppo_batch",
+    "--encoder-epochs 0": "encoder_epochs",
 }  # fmt: skip
 
 
@@ -660,6 +670,14 @@ def test_bad_input_gives_one_line_and_exit_code_2(arguments, word, tmp_path, mon
     output = capsys.readouterr()
     assert output.err.startswith("tsalign: ") and output.err.count("\n") == 1
     assert word in output.err and output.out == "" and not list(tmp_path.iterdir())
+
+
+def test_success_may_be_first_reported_late(tmp_path):
+    few = SMALL | dict(log_episodes=1, log_evals=16, total_steps=1024, eval_episodes=64)
+    tsalign.train(Config(env="test_tsalign:Cueseldom-v0", out=tmp_path, **few))
+    (log,) = tmp_path.glob("*/log.csv")
+    assert any(not row["success_teacher"] for row in csv.DictReader(log.read_text().splitlines()))
+    assert 0 < json.loads((log.parent / "result.json").read_text())["success_student"] < 1
 
 
 @pytest.mark.parametrize(

@@ -51,10 +51,10 @@ from torch.optim import Adam
 
 AGENTS, Losses = ("teacher", "student"), dict[str, float]
 ENVS = {name.lower(): f"{name.lower()}:{name}-v0" for name in ("TunnelVision", "CollectHealth")}
-# An environment's own settings [ours: chosen on seeds 100-145]. These two step so fast that new
-# steps cost less than more passes over old ones. In TunnelVision gamma 0.98 makes standing still
-# cheaper than a blind step, a small bonus settles for it; Eq. (7) waits until a policy is there;
-# what leaks by then fades in a small embedding. In CollectHealth 25 steps reach a next box.
+# An environment's own settings [ours: chosen on seeds 100-145]. These step so fast that new steps
+# cost less than passes over old ones. In TunnelVision gamma 0.98 or a small bonus ends in standing
+# still; Eq. (7) waits until a policy is there, and a small embedding hides better what it then has
+# to hide. In CollectHealth 25 steps reach a next box.
 FEW_PASSES = dict(ppo_epochs=1, ppo_batch=256, encoder_epochs=0.5)
 ENV_SETTINGS = {
     "tunnelvision": FEW_PASSES | dict(total_steps=780_000, num_envs=256, rollout_steps=16,
@@ -152,8 +152,7 @@ def embedding_loss(nce: Tensor, align: Tensor, stab: Tensor, lambda_align: float
 def delay_alignment(config: Config, done: float) -> Config:
     """Eq. (9) as training goes on: lambda_align is 0 until `align_delay`, whole from 1.5 times that
     on [ours: until then z_T may tell what only the teacher sees, and the policy learns what to do
-    with it; then it has only to learn to look. A method's own lambda_align does not wait].
-    """
+    with it; then it has only to learn to look. A method's own lambda_align does not wait]."""
     delay = config.align_delay * ("lambda_align" not in METHODS[config.method].settings)
     weight = np.interp(done, (delay, 1.5 * delay), (0, config.lambda_align))
     return replace(config, lambda_align=float(weight))
@@ -251,8 +250,7 @@ def check_views(name: str, space: gym.spaces.Dict, obs: dict) -> dict:
 
 def make_envs(name: str, num_envs: int) -> gym.vector.VectorEnv:
     """N copies of a registered environment, in its native vector form where it has one. None resets
-    by itself: the observation after a step is the true next one. Raises BadInput.
-    """
+    by itself: the observation after a step is the true next one. Raises BadInput."""
     module, _, env_id = ENVS.get(name, name).rpartition(":")
     try:
         if module:
@@ -425,19 +423,20 @@ def train_policy(nets: Networks, optimizer: Adam, rollout: Rollout, config: Conf
 
 def train_embedding(nets: Networks, optimizer: Adam, rollout: Rollout, config: Config) -> Losses:
     """Phase one: both encoders learn the shared embedding, Eq. (9), on the teacher's pairs.
-
     "match": how often z_S is the nearest to its z_T; near 1, z_T tells what the student sees.
     """
     # Section IV-D: Eq. (8) runs through the policy but may only move the encoders. So it gets a
-    # copy of the policy that takes no gradient; the copied student gives its logits "before".
-    before = copy.deepcopy(nets).requires_grad_(False)
+    # copy of the policy that takes no gradient; stored z and the copied E_S give logits "before".
+    frozen, method = copy.deepcopy(nets).requires_grad_(False), METHODS[config.method]
     rollout, logs = rollout.flat(), []
+    if method.policy_gradient_reaches_encoder:  # then E_T has moved since z was stored
+        rollout = rollout._replace(z_teacher=frozen.teacher(rollout.obs_teacher))
     for i in minibatches(rollout, config.encoder_batch, config.encoder_epochs):
         obs_student = rollout.obs_student.index_select(0, i)  # of images 20 times faster than [i]
         z_teacher, z_student = nets.teacher(rollout.obs_teacher[i]), nets.student(obs_student)
-        logits_teacher, logits_student = before.policy(torch.cat([z_teacher, z_student])).chunk(2)
-        z_before = torch.cat([rollout.z_teacher[i], before.student(obs_student)])
-        logits_before = before.policy(z_before).chunk(2)
+        logits_teacher, logits_student = frozen.policy(torch.cat([z_teacher, z_student])).chunk(2)
+        z_before = torch.cat([rollout.z_teacher[i], frozen.student(obs_student)])
+        logits_before = frozen.policy(z_before).chunk(2)
         nce = info_nce_loss(z_teacher, z_student, nets.log_inverse_temperature.exp())
         align = alignment_loss(z_teacher, z_student)
         stab = stability_loss(logits_teacher, logits_student, *logits_before)
@@ -663,8 +662,8 @@ def save_run(config: Config, nets: Networks, rows: list[dict], result: dict) -> 
     torch.save({"config": asdict(config), "networks": nets.state_dict()}, folder / "checkpoint.pt")
     axis, kind = figure.subplots(), "success" if "success_student" in result else "return"
     for agent, style in zip(AGENTS, ("--", "-")):
-        steps, score = zip(*((row["env_steps"], row[f"{kind}_{agent}"]) for row in rows))
-        axis.plot(steps, score, style, label=agent)
+        score = [row.get(f"{kind}_{agent}", math.nan) for row in rows]
+        axis.plot([row["env_steps"] for row in rows], score, style, label=agent)
     axis.set(title=folder.name, xlabel="environment steps", ylabel=kind)
     axis.legend()
     figure.savefig(folder / "curve.png", dpi=130)
@@ -703,8 +702,9 @@ def checked(name: str, kind: type, value) -> str | int | float:
     """The value as its kind, NumPy's numbers too. Raises BadInput for a number out of range."""
     if kind is str:
         return str(value)
-    least = {"seed": 0, "sitt_lambda1": -math.inf, "rollout_steps": 2, "encoder_batch": 2}
-    least = least.get(name, 1e-3 if name == "inverse_temperature" else int(kind is int))
+    least = {"seed": 0, "sitt_lambda1": -math.inf, "rollout_steps": 2, "encoder_batch": 2,
+             "ppo_batch": 2, "encoder_epochs": 1e-3, "inverse_temperature": 1e-3}  # fmt: skip
+    least = least.get(name, int(kind is int))
     most = {"gamma": 1, "gae_lambda": 1, "align_delay": 0.5, "inverse_temperature": 100}
     most = most.get(name, 2**63 - 1)
     is_number = isinstance(value, (int, float, np.number)) and abs(value) < 2**63
