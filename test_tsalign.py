@@ -502,7 +502,7 @@ def run_loop(monkeypatch, method, **settings):
 
 @pytest.mark.parametrize(
     "method, order, n_policy, weights",
-    [("ours", "mm cpscpscpse cpscpscpse cpscpse", 8, [0, 0, 20, 40, 40, 40, 40, 40]),
+    [("ours", "mm cpscpscpse cpscpscpse cpscpse", 8, [0, 0, 0.5, 1, 1, 1, 1, 1]),
      ("bc", "mm cpcpcpe cpcpcpe cscse", 6, [0, 0])],
 )  # fmt: skip
 def test_the_loop_by_its_calls(method, order, n_policy, weights, tmp_path, monkeypatch):
@@ -526,7 +526,8 @@ def test_the_loop_by_its_calls(method, order, n_policy, weights, tmp_path, monke
         for k, (arguments, _, lr) in enumerate(calls["student"]):
             assert arguments[2] == rollouts[k - n_student]
             assert lr == pytest.approx(0.05 + 0.95 * (1 - k / n_student))
-            assert arguments[3].lambda_align == pytest.approx(weights[k])
+            expected = weights[k] * Config(method=method).lambda_align
+            assert arguments[3].lambda_align == pytest.approx(expected)
         played = [arguments for arguments, *_ in calls["evaluate"]]
         assert [(x[0], x[2], x[4]) for x in played] == [(eval_envs, n, 77) for n in (3, 3, 10)]
         weight = played[0][1].policy.net[0].weight.sum().item()
