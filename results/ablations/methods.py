@@ -57,9 +57,9 @@ def train_near_positives(nets: Networks, optimizer: Adam, rollout: Rollout, conf
     near = (nearby(rollout.done, window) * n_envs + columns).flatten()  # (T*N,): which flat step
     for i in batches:
         z_teacher = nets.teacher(steps.obs_teacher[i])
-        z_student = nets.student(steps.obs_student[i])
-        z_near = nets.student(steps.obs_student[near[i]])
-        z_before = steps.z_teacher[i], before.student(steps.obs_student[i])
+        obs_student, obs_near = (steps.obs_student.index_select(0, k) for k in (i, near[i]))
+        z_student, z_near = nets.student(obs_student), nets.student(obs_near)
+        z_before = steps.z_teacher[i], before.student(obs_student)
         nce = tsalign.info_nce_loss(z_teacher, z_near, nets.log_inverse_temperature.exp())
         align = tsalign.alignment_loss(z_teacher, z_near if align_near else z_student)
         stab = tsalign.stability_loss(*map(before.policy, (z_teacher, z_student, *z_before)))
