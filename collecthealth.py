@@ -28,6 +28,9 @@ CEILING, FLOOR, WALL_X, WALL_Y, TOP, SIDE = np.arange(6, dtype=np.uint8)  # rows
 PALETTE = np.uint8(
     [(150, 190, 225), (95, 90, 85), (205, 195, 170), (165, 155, 135), (245, 95, 85), (190, 25, 30)]
 )
+# The colours of two pixels at once, by their rows of the palette read as one number of two bytes.
+PAIR = np.arange(6 * 256)
+PAIRS = PALETTE.take(np.stack([PAIR % 256, PAIR // 256], 1), axis=0, mode="clip").reshape(-1, 6)
 
 
 class CollectHealthVectorEnv(gym.vector.VectorEnv):
@@ -181,9 +184,11 @@ class CollectHealthVectorEnv(gym.vector.VectorEnv):
 
     def _observe(self, rooms=slice(None)) -> dict[str, np.ndarray]:  # (N, 6 * K + 8), (N, H, W, 3)
         """Two views of one state. From here on N counts the `rooms`, by default all."""
-        return {"teacher": self._teacher_view(rooms), "student": self._student_view(rooms)}
+        boxes = self._body_frame(rooms)
+        teacher, student = self._teacher_view(boxes, rooms), self._student_view(boxes, rooms)
+        return {"teacher": teacher, "student": student}
 
-    def _body_frame(self, rooms):  # (N,) -> (N, K), (N, K), (N, K), (N, K)
+    def _body_frame(self, rooms=slice(None)):  # (N,) -> (N, K), (N, K), (N, K), (N, K)
         """Which boxes are present, their x, y and distance; nearest first, the collected last."""
         heading, present = self._heading(rooms)[:, None], self.present[rooms]
         cos, sin = np.cos(heading), np.sin(heading)
@@ -203,24 +208,24 @@ class CollectHealthVectorEnv(gym.vector.VectorEnv):
         to_y_wall = (middle - y * np.sign(dy)) / np.maximum(np.abs(dy), 1e-6)
         return np.minimum(to_x_wall, to_y_wall), to_x_wall < to_y_wall
 
-    def _teacher_view(self, rooms=slice(None)) -> np.ndarray:  # (N,) -> (N, 6 * K + 8)
+    def _teacher_view(self, boxes, rooms=slice(None)) -> np.ndarray:  # -> (N, 6 * K + 8)
         """Everything, as numbers. Lengths are in room sides, so none exceeds sqrt(2)."""
-        present, x, y, distance = self._body_frame(rooms)
+        present, x, y, distance = boxes
         away = np.maximum(distance, 1e-9)  # a box exactly below the agent has no bearing
         length = self.room
-        boxes = np.stack(
+        features = np.stack(
             [present, x / length, y / length, distance / length, x / away, y / away], axis=2
         )
-        boxes *= present[..., None]
+        features *= present[..., None]
         heading = self._heading(rooms)
         cos, sin = np.cos(heading), np.sin(heading)
         ahead, left = np.stack([cos, sin]), np.stack([-sin, cos])
         walls, _ = self._wall_distance(rooms, *np.stack([ahead, left, -ahead, -left], axis=2))
         pose = [2 * self.position[rooms] / length - 1, ahead.T]
-        flat = boxes.reshape(len(boxes), -1)  # (N, K, 6) -> (N, 6 * K)
+        flat = features.reshape(len(features), -1)  # (N, K, 6) -> (N, 6 * K)
         return np.concatenate([flat, *pose, walls / length], axis=1, dtype=np.float32)
 
-    def _student_view(self, rooms=slice(None), sharper: int = 1):  # (N,) -> (N, H, W, 3)
+    def _student_view(self, boxes, rooms=slice(None), sharper: int = 1):  # -> (N, H, W, 3)
         """The picture, column by column: what a column's ray meets, and from which row to which.
         H and W are `sharper` times the view's.
 
@@ -242,10 +247,11 @@ class CollectHealthVectorEnv(gym.vector.VectorEnv):
         depth, is_x_wall = self._wall_distance(rooms, cos + sin * u, sin - cos * u)  # along (1, -u)
         wall = np.where(is_x_wall, WALL_X, WALL_Y)[:, None]  # (N, 1, W)
         is_wall = row[:, None] < rows(CAMERA_HEIGHT, depth)[:, None]  # (N, H/2, W)
-        upper, lower = np.where(is_wall, wall, CEILING), np.where(is_wall, wall, FLOOR)
+        upper = is_wall * wall  # CEILING is 0, FLOOR 1, the walls are above
+        lower = np.maximum(upper, FLOOR)
 
         # Farthest first, so that the nearer box is painted over it.
-        present, x, y, _ = (v[:, ::-1].astype(np.float32) for v in self._body_frame(rooms))
+        present, x, y, _ = (v[:, ::-1].astype(np.float32) for v in boxes)
         # Only a box that reaches into the wedge |y| <= x costs anything.
         in_view = (present > 0) & (x > -BOX_RADIUS) & (np.abs(y) < x + BOX_RADIUS * np.sqrt(2))
         env = in_view.nonzero()[0]  # (n,) in whose room each such box is
@@ -263,14 +269,15 @@ class CollectHealthVectorEnv(gym.vector.VectorEnv):
         shade = np.where(row < near, TOP, SIDE)[hit, line]
         lower[env[box[hit]], line, column[hit]] = shade  # the last one stays
         image = np.concatenate([upper[:, ::-1], lower], axis=1)  # (N, H, W)
-        return PALETTE.take(image.astype(np.intp), axis=0)  # PALETTE[image], only faster
+        pairs = image.reshape(-1).view("<u2").astype(np.intp)
+        return PAIRS.take(pairs, axis=0).reshape(*image.shape, 3)  # PALETTE[image], only faster
 
     def render(self) -> tuple | None:
         """One picture (384, 768, 3) per sub-environment: top view, camera, the student's pixels."""
         if self.render_mode is None:
             return None
-        sharp = self._student_view(sharper=max(1, 384 // self.view_width))
-        views = [sharp, self._student_view()]
+        boxes, sharper = self._body_frame(), max(1, 384 // self.view_width)
+        views = [self._student_view(boxes, sharper=sharper), self._student_view(boxes)]
         for k, view in enumerate(views):  # both to (N, 192, 384, 3), whatever their shape
             row, column = (np.arange(n) * view.shape[axis] // n for axis, n in ((1, 192), (2, 384)))
             views[k] = view[:, row[:, None], column]
@@ -366,7 +373,8 @@ if __name__ == "__main__":
             call()
         return 200 * 128 / (time.perf_counter() - start)
 
-    print(f"student views a second            {per_second(envs._student_view):9,.0f}")
+    pictures = per_second(lambda: envs._student_view(envs._body_frame()))
+    print(f"student views a second            {pictures:9,.0f}")
     envs.reset()
-    steps = per_second(lambda: (envs._physics(turn), envs._teacher_view()))
+    steps = per_second(lambda: (envs._physics(turn), envs._teacher_view(envs._body_frame())))
     print(f"physics + teacher views a second {steps:9,.0f}")

@@ -1026,7 +1026,7 @@ def test_health_teacher_features_equal_a_direct_rotation():
     env = CollectHealthVectorEnv(1)
     env.reset(seed=5)
     env.turns[0], env.present[0, 2] = 4, False
-    view, angle = env._teacher_view()[0], env.first_heading[0] + 4 * np.pi / 6
+    view, angle = env._observe()["teacher"][0], env.first_heading[0] + 4 * np.pi / 6
     boxes = [(complex(*(b - env.position[0])) * np.exp(-1j * angle)) for b in env.boxes[0]]
     boxes = np.array(sorted(np.delete(boxes, 2), key=abs))
     x, y, far = boxes.real, boxes.imag, abs(boxes)

@@ -284,8 +284,7 @@ def to_tensor(obs: np.ndarray, device: torch.device) -> Tensor:  # (N, ...) -> (
 
 def to_env_action(space: gym.Space, action: Tensor) -> np.ndarray:  # (N,) or (N, A) -> (N, ...)
     """Discrete actions count from the space's start; a Gaussian's -1 .. 1 spans the Box [ours].
-    What lies outside is clipped here and nowhere else: the policy learns from what it drew.
-    """
+    What lies outside is clipped here and nowhere else: the policy learns from what it drew."""
     action = action.cpu().numpy()
     if isinstance(space, Discrete):
         return action + space.start
@@ -310,12 +309,12 @@ class Rollout(NamedTuple):
     obs_teacher: Tensor
     obs_student: Tensor
     z_teacher: Tensor  # as it was when the teacher acted
-    z_next: Tensor  # of the true next observation, also where the episode ended
     logits_teacher: Tensor
     action: Tensor
     reward: Tensor
     terminated: Tensor
     done: Tensor  # terminated or truncated
+    z_next: Tensor  # of the true next observation, also where the episode ended
 
     def flat(self) -> "Rollout":  # (T, N, ...) -> (T*N, ...)
         """All steps in one row."""
@@ -331,13 +330,16 @@ def collect(envs, obs: dict, nets: Networks, n_steps: int) -> tuple[Rollout, dic
         logits = nets.policy(z)
         action = nets.policy.distribution(logits).sample()
         obs, reward, terminated, truncated, _ = step_envs(envs, action)
-        z_next = nets.teacher(to_tensor(obs["teacher"], device))
-        ended = terminated | truncated
+        ended, obs_next = terminated | truncated, to_tensor(obs["teacher"], device)
         outcome = (torch.tensor(x, device=device) for x in (reward, terminated, ended))
-        steps.append((obs_teacher, obs_student, z, z_next, logits, action, *outcome))
+        steps.append((obs_teacher, obs_student, z, logits, action, *outcome, obs_next))
         if ended.any():
             obs, _ = envs.reset(options={"reset_mask": ended})
-    return Rollout(*(torch.stack(x) for x in zip(*steps))), obs
+    *kept, done, obs_next = (torch.stack(x) for x in zip(*steps))
+    # The next step has embedded what came next, but for where an episode or the rollout ended.
+    z_next, last = kept[2].roll(-1, 0), torch.cat([done[:-1], torch.ones_like(done[-1:])])
+    z_next[last] = nets.teacher(obs_next[last])
+    return Rollout(*kept, done, z_next), obs
 
 # --- Section IV: the two phases -------------------------------------------------------------------
 def gae(rewards: Tensor, values: Tensor, next_values: Tensor, terminated: Tensor, done: Tensor,
@@ -387,17 +389,17 @@ def mean_of(logs: list[dict[str, Tensor]]) -> Losses:
 def train_policy(nets: Networks, optimizer: Adam, rollout: Rollout, config: Config,
                  remaining: float = 1.0) -> Losses:
     """Phase two: PPO on what the teacher has collected, (T, N, ...) -> the mean of each loss. The
-    entropy bonus goes with `remaining`, the share of the training that is still to come.
-    """
+    entropy bonus goes with `remaining`, the share of the training that is still to come."""
     method = METHODS[config.method]
     before = copy.deepcopy(nets.policy).requires_grad_(False)
     with torch.no_grad():
         reward, policy_before = rollout.reward, before.distribution(rollout.logits_teacher)
         if method.has_proxy:
-            logits_proxy = nets.policy(nets.proxy(rollout.obs_teacher.flatten(0, 1)))  # constants
-            proxy = before.distribution(logits_proxy.view_as(rollout.logits_teacher))
+            logits_proxy = torch.cat([nets.policy(nets.proxy(x)) for x in rollout.obs_teacher])
+            proxy = before.distribution(logits_proxy.view_as(rollout.logits_teacher))  # constants
             reward = reward - config.sitt_lambda1 * imitation_kl(policy_before, proxy)  # Eq. (10)
-        values, next_values = (nets.critic(z)[..., 0] for z in (rollout.z_teacher, rollout.z_next))
+        both = rollout.z_teacher, rollout.z_next  # a step at a time: all at once leaves the cache
+        values, next_values = (torch.stack([nets.critic(z)[..., 0] for z in x]) for x in both)
         ends = rollout.terminated, rollout.done
         advantage = gae(reward, values, next_values, *ends, config.gamma, config.gae_lambda)
         targets = policy_before.log_prob(rollout.action), advantage, advantage + values
@@ -429,14 +431,14 @@ def train_embedding(nets: Networks, optimizer: Adam, rollout: Rollout, config: C
     # copy of the policy that takes no gradient; stored z and the copied E_S give logits "before".
     frozen, method = copy.deepcopy(nets).requires_grad_(False), METHODS[config.method]
     rollout, logs = rollout.flat(), []
-    if method.policy_gradient_reaches_encoder:  # then E_T has moved since z was stored
-        rollout = rollout._replace(z_teacher=frozen.teacher(rollout.obs_teacher))
     for i in minibatches(rollout, config.encoder_batch, config.encoder_epochs):
         obs_student = rollout.obs_student.index_select(0, i)  # of images 20 times faster than [i]
         z_teacher, z_student = nets.teacher(rollout.obs_teacher[i]), nets.student(obs_student)
+        z_before = rollout.z_teacher[i]
+        if method.policy_gradient_reaches_encoder:  # then E_T has moved since z was stored
+            z_before = frozen.teacher(rollout.obs_teacher[i])
         logits_teacher, logits_student = frozen.policy(torch.cat([z_teacher, z_student])).chunk(2)
-        z_before = torch.cat([rollout.z_teacher[i], frozen.student(obs_student)])
-        logits_before = frozen.policy(z_before).chunk(2)
+        logits_before = frozen.policy(torch.cat([z_before, frozen.student(obs_student)])).chunk(2)
         nce = info_nce_loss(z_teacher, z_student, nets.log_inverse_temperature.exp())
         align = alignment_loss(z_teacher, z_student)
         stab = stability_loss(logits_teacher, logits_student, *logits_before)
@@ -475,10 +477,9 @@ def train_sitt_student(nets: Networks, optimizer: Adam, rollout: Rollout, config
     for i in minibatches(rollout, config.encoder_batch, config.encoder_epochs):
         z_teacher = nets.teacher(rollout.obs_teacher[i]).detach()  # PPO alone moves the teacher
         z_student = nets.student(rollout.obs_student.index_select(0, i))
-        z_proxy = nets.proxy(rollout.obs_teacher[i])
-        target = z_student.detach()  # the proxy follows the student, never the reverse
-        student = F.l1_loss(z_student, z_teacher) + F.l1_loss(policy(z_student), policy(z_teacher))
-        proxy = F.l1_loss(z_proxy, target) + F.l1_loss(policy(z_proxy), policy(target))
+        z_proxy, logits = nets.proxy(rollout.obs_teacher[i]), policy(z_student)
+        student = F.l1_loss(z_student, z_teacher) + F.l1_loss(logits, policy(z_teacher))
+        proxy = F.l1_loss(z_proxy, z_student.detach()) + F.l1_loss(policy(z_proxy), logits.detach())
         descend(optimizer, student + proxy)
         logs.append({"student_to_teacher": student, "proxy_to_student": proxy})
     return mean_of(logs)
@@ -513,8 +514,7 @@ METHODS = {
 def play_episodes(envs, nets: Networks, agent: str, episodes_each: int, seed: int,
                   limit: int) -> tuple[np.ndarray, np.ndarray]:  # -> (E,), (E,)
     """Undiscounted return and success (nan if not reported) of one agent's E episodes, equally many
-    of each environment. Actions are sampled [ours: the likeliest can loop without memory].
-    """
+    of each environment. Actions are sampled [ours: the likeliest can loop without memory]."""
     device, played = next(nets.parameters()).device, []
     finished, steps, returns = np.zeros((3, envs.num_envs))
     obs, _ = envs.reset(seed=seed)
@@ -532,8 +532,7 @@ def play_episodes(envs, nets: Networks, agent: str, episodes_each: int, seed: in
 
 def evaluate(envs, nets: Networks, episodes: int, seed: int, limit: int = 10_000) -> dict:
     """Success rates and mean returns of both agents from the same seeds, and the gap. The episodes
-    are rounded up to a multiple of N. No success if no `is_success` is reported.
-    """
+    are rounded up to a multiple of N. No success if no `is_success` is reported."""
     score, each = {}, math.ceil(episodes / envs.num_envs)
     for agent in AGENTS:
         returns, success = play_episodes(envs, nets, agent, each, seed, limit)

@@ -8,8 +8,8 @@ import os
 import runpy
 import statistics
 import sys
-import time
 from dataclasses import asdict
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Callable
 
@@ -119,7 +119,7 @@ def run_many(configs: list[Config], jobs: int, module: str = "tsalign") -> dict[
                 process = context.Process(target=run_module, args=(module, config))
                 process.start()
                 running[process] = config
-            time.sleep(0.2)
+            wait([p.sentinel for p in running], timeout=0.2)
             for process in [p for p in running if not p.is_alive()]:
                 config = running.pop(process)
                 line = (config.folder / "output.txt").read_text().strip().rpartition("\n")[2]
