@@ -28,7 +28,8 @@ CEILING, FLOOR, WALL_X, WALL_Y, TOP, SIDE = np.arange(6, dtype=np.uint8)  # rows
 PALETTE = np.uint8(
     [(150, 190, 225), (95, 90, 85), (205, 195, 170), (165, 155, 135), (245, 95, 85), (190, 25, 30)]
 )
-# The colours of two pixels at once, by their rows of the palette read as one number of two bytes.
+# The colours of two pixels side by side, found at once: their rows of the palette, a byte each, are
+# read as one number, first + 256 * second. (No first is above 5; the entries there are not used.)
 PAIR = np.arange(6 * 256)
 PAIRS = PALETTE.take(np.stack([PAIR % 256, PAIR // 256], 1), axis=0, mode="clip").reshape(-1, 6)
 
@@ -258,7 +259,8 @@ class CollectHealthVectorEnv(gym.vector.VectorEnv):
         x, y = x[in_view], y[in_view]  # (n,)
         # Depths t where |t (1, -u) - (x, y)| = radius, from the quadratic equation.
         ray = 1 + u * u  # (W,) squared length of (1, -u)
-        square = BOX_RADIUS**2 * ray - (y[:, None] + x[:, None] * u) ** 2  # (n, W); above 0: a hit
+        # Its discriminant over 4: (n, W); above 0 is a hit.
+        square = BOX_RADIUS**2 * ray - (y[:, None] + x[:, None] * u) ** 2
         box, column = (square > 0).nonzero()  # (m,) each: which ray hits which box
         middle, half = x[box] - y[box] * u[column], np.sqrt(square[box, column])
         enter = np.maximum((middle - half) / ray[column], MIN_DEPTH)
@@ -270,7 +272,8 @@ class CollectHealthVectorEnv(gym.vector.VectorEnv):
         lower[env[box[hit]], line, column[hit]] = shade  # the last one stays
         image = np.concatenate([upper[:, ::-1], lower], axis=1)  # (N, H, W)
         pairs = image.reshape(-1).view("<u2").astype(np.intp)
-        return PAIRS.take(pairs, axis=0).reshape(*image.shape, 3)  # PALETTE[image], only faster
+        # This is PALETTE[image], only faster.
+        return PAIRS.take(pairs, axis=0).reshape(*image.shape, 3)
 
     def render(self) -> tuple | None:
         """One picture (384, 768, 3) per sub-environment: top view, camera, the student's pixels."""

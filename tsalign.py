@@ -308,12 +308,12 @@ class Rollout(NamedTuple):
     """What one cycle collects: T steps of N environments, (T, N, ...) or flat, (T*N, ...)."""
     obs_teacher: Tensor
     obs_student: Tensor
-    z_teacher: Tensor  # as it was when the teacher acted
     logits_teacher: Tensor
     action: Tensor
     reward: Tensor
     terminated: Tensor
     done: Tensor  # terminated or truncated
+    z_teacher: Tensor  # as it was when the teacher acted
     z_next: Tensor  # of the true next observation, also where the episode ended
 
     def flat(self) -> "Rollout":  # (T, N, ...) -> (T*N, ...)
@@ -332,14 +332,14 @@ def collect(envs, obs: dict, nets: Networks, n_steps: int) -> tuple[Rollout, dic
         obs, reward, terminated, truncated, _ = step_envs(envs, action)
         ended, obs_next = terminated | truncated, to_tensor(obs["teacher"], device)
         outcome = (torch.tensor(x, device=device) for x in (reward, terminated, ended))
-        steps.append((obs_teacher, obs_student, z, logits, action, *outcome, obs_next))
+        steps.append((obs_teacher, obs_student, logits, action, *outcome, z, obs_next))
         if ended.any():
             obs, _ = envs.reset(options={"reset_mask": ended})
-    *kept, done, obs_next = (torch.stack(x) for x in zip(*steps))
-    # The next step has embedded what came next, but for where an episode or the rollout ended.
-    z_next, last = kept[2].roll(-1, 0), torch.cat([done[:-1], torch.ones_like(done[-1:])])
+    *kept, done, z, obs_next = (torch.stack(x) for x in zip(*steps))
+    # What came next, the next step has embedded; unless an episode ended there, or the rollout.
+    z_next, last = z.roll(-1, 0), torch.cat([done[:-1], torch.ones_like(done[-1:])])
     z_next[last] = nets.teacher(obs_next[last])
-    return Rollout(*kept, done, z_next), obs
+    return Rollout(*kept, done, z, z_next), obs
 
 # --- Section IV: the two phases -------------------------------------------------------------------
 def gae(rewards: Tensor, values: Tensor, next_values: Tensor, terminated: Tensor, done: Tensor,
@@ -398,8 +398,9 @@ def train_policy(nets: Networks, optimizer: Adam, rollout: Rollout, config: Conf
             logits_proxy = torch.cat([nets.policy(nets.proxy(x)) for x in rollout.obs_teacher])
             proxy = before.distribution(logits_proxy.view_as(rollout.logits_teacher))  # constants
             reward = reward - config.sitt_lambda1 * imitation_kl(policy_before, proxy)  # Eq. (10)
-        both = rollout.z_teacher, rollout.z_next  # a step at a time: all at once leaves the cache
-        values, next_values = (torch.stack([nets.critic(z)[..., 0] for z in x]) for x in both)
+        # The critic in minibatches: on all steps at once it takes longer.
+        zs = (z.flatten(0, 1).split(config.ppo_batch) for z in (rollout.z_teacher, rollout.z_next))
+        values, next_values = (torch.cat([nets.critic(z) for z in x]).view_as(reward) for x in zs)
         ends = rollout.terminated, rollout.done
         advantage = gae(reward, values, next_values, *ends, config.gamma, config.gae_lambda)
         targets = policy_before.log_prob(rollout.action), advantage, advantage + values
@@ -425,10 +426,10 @@ def train_policy(nets: Networks, optimizer: Adam, rollout: Rollout, config: Conf
 
 def train_embedding(nets: Networks, optimizer: Adam, rollout: Rollout, config: Config) -> Losses:
     """Phase one: both encoders learn the shared embedding, Eq. (9), on the teacher's pairs.
-    "match": how often z_S is the nearest to its z_T; near 1, z_T tells what the student sees.
-    """
+    "match": how often z_S is the nearest to its z_T; near 1, z_T tells what the student sees."""
     # Section IV-D: Eq. (8) runs through the policy but may only move the encoders. So it gets a
-    # copy of the policy that takes no gradient; stored z and the copied E_S give logits "before".
+    # copy of the policy that takes no gradient; stored z and the copied E_S give logits "before"
+    # (not the stored logits: PPO has moved the policy since).
     frozen, method = copy.deepcopy(nets).requires_grad_(False), METHODS[config.method]
     rollout, logs = rollout.flat(), []
     for i in minibatches(rollout, config.encoder_batch, config.encoder_epochs):
