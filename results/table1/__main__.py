@@ -1,4 +1,4 @@
-"""Table I and Fig. 5: all methods, both environments, seeds 0-4; about 16 minutes on two cores.
+"""Table I and Fig. 5: all methods, both environments, seeds 0-4; about 13 minutes on two cores.
 
     python -m results.table1 --jobs 2       # carries on where it was interrupted
     python -m results.table1 --report       # redraws from run folders, or else from the CSVs
