@@ -28,10 +28,16 @@ CEILING, FLOOR, WALL_X, WALL_Y, TOP, SIDE = np.arange(6, dtype=np.uint8)  # rows
 PALETTE = np.uint8(
     [(150, 190, 225), (95, 90, 85), (205, 195, 170), (165, 155, 135), (245, 95, 85), (190, 25, 30)]
 )
-# The colours of two pixels side by side, found at once: their rows of the palette, a byte each, are
-# read as one number, first + 256 * second. (No first is above 5; the entries there are not used.)
+# Two of its rows, a byte each, read as one number: first + 256 * second. No pixel has a first above
+# 5, so what is clipped here is never looked up.
 PAIR = np.arange(6 * 256)
 PAIRS = PALETTE.take(np.stack([PAIR % 256, PAIR // 256], 1), axis=0, mode="clip").reshape(-1, 6)
+
+
+def colours(image: np.ndarray) -> np.ndarray:  # (N, H, W) -> (N, H, W, 3)
+    """PALETTE[image], only faster: two pixels side by side at a time."""
+    pairs = image.reshape(-1).view("<u2").astype(np.intp)  # H is even
+    return PAIRS.take(pairs, axis=0).reshape(*image.shape, 3)
 
 
 class CollectHealthVectorEnv(gym.vector.VectorEnv):
@@ -270,10 +276,7 @@ class CollectHealthVectorEnv(gym.vector.VectorEnv):
         hit, line = ((far <= row) & (row < foot)).nonzero()  # a pixel each, in the boxes' order
         shade = np.where(row < near, TOP, SIDE)[hit, line]
         lower[env[box[hit]], line, column[hit]] = shade  # the last one stays
-        image = np.concatenate([upper[:, ::-1], lower], axis=1)  # (N, H, W)
-        pairs = image.reshape(-1).view("<u2").astype(np.intp)
-        # This is PALETTE[image], only faster.
-        return PAIRS.take(pairs, axis=0).reshape(*image.shape, 3)
+        return colours(np.concatenate([upper[:, ::-1], lower], axis=1))
 
     def render(self) -> tuple | None:
         """One picture (384, 768, 3) per sub-environment: top view, camera, the student's pixels."""
