@@ -30,7 +30,7 @@ PALETTE = np.uint8(
 )
 # Two of its rows, a byte each, read as one number: first + 256 * second. No pixel has a first above
 # 5, so what is clipped here is never looked up.
-PAIR = np.arange(6 * 256)
+PAIR = np.arange(len(PALETTE) * 256)
 PAIRS = PALETTE.take(np.stack([PAIR % 256, PAIR // 256], 1), axis=0, mode="clip").reshape(-1, 6)
 
 

@@ -421,6 +421,19 @@ def test_each_step_follows_the_gradient_of_its_loss(
     assert max(moved.values()) == pytest.approx(0.004 if phase == "policy" else 0.002, rel=0.01)
 
 
+def test_critic_and_proxy_see_all_steps_in_their_order(monkeypatch):
+    config, nets, (optimizer, _), rollout = one_rollout("sitt", ppo_batch=16, sitt_lambda1=0.7)
+    steps, first = rollout.flat(), copy.deepcopy(nets).requires_grad_(False)
+    assert len(steps.reward) == 64  # four minibatches
+    proxy = distribution(first.policy, first.proxy(steps.obs_teacher))
+    penalty = kl_divergence(distribution(first.policy, steps.z_teacher), proxy)
+    values = [first.critic(z)[:, 0] for z in (steps.z_teacher, steps.z_next)]
+    calls = spy(monkeypatch, tsalign, "gae")
+    tsalign.train_policy(nets, optimizer, rollout, config)
+    for given, wanted in zip(calls[0], [steps.reward - 0.7 * penalty, *values]):
+        assert torch.allclose(given.flatten(), wanted, atol=1e-6)
+
+
 def test_the_inverse_temperature_is_clamped_at_100():
     config, nets, (_, optimizer), rollout = one_rollout()
     nets.log_inverse_temperature.data.fill_(6.0)

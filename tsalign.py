@@ -394,13 +394,13 @@ def train_policy(nets: Networks, optimizer: Adam, rollout: Rollout, config: Conf
     before = copy.deepcopy(nets.policy).requires_grad_(False)
     with torch.no_grad():
         reward, policy_before = rollout.reward, before.distribution(rollout.logits_teacher)
+        parts = Rollout(*(x.split(config.ppo_batch) for x in rollout.flat()))  # faster than at once
         if method.has_proxy:
-            logits_proxy = torch.cat([nets.policy(nets.proxy(x)) for x in rollout.obs_teacher])
+            logits_proxy = torch.cat([nets.policy(nets.proxy(x)) for x in parts.obs_teacher])
             proxy = before.distribution(logits_proxy.view_as(rollout.logits_teacher))  # constants
             reward = reward - config.sitt_lambda1 * imitation_kl(policy_before, proxy)  # Eq. (10)
-        # The critic in minibatches: on all steps at once it takes longer.
-        zs = (z.flatten(0, 1).split(config.ppo_batch) for z in (rollout.z_teacher, rollout.z_next))
-        values, next_values = (torch.cat([nets.critic(z) for z in x]).view_as(reward) for x in zs)
+        values = torch.cat([nets.critic(z) for z in parts.z_teacher]).view_as(reward)
+        next_values = torch.cat([nets.critic(z) for z in parts.z_next]).view_as(reward)
         ends = rollout.terminated, rollout.done
         advantage = gae(reward, values, next_values, *ends, config.gamma, config.gae_lambda)
         targets = policy_before.log_prob(rollout.action), advantage, advantage + values
@@ -430,14 +430,13 @@ def train_embedding(nets: Networks, optimizer: Adam, rollout: Rollout, config: C
     # Section IV-D: Eq. (8) runs through the policy but may only move the encoders. So it gets a
     # copy of the policy that takes no gradient; stored z and the copied E_S give logits "before"
     # (not the stored logits: PPO has moved the policy since).
-    frozen, method = copy.deepcopy(nets).requires_grad_(False), METHODS[config.method]
-    rollout, logs = rollout.flat(), []
+    frozen, rollout, logs = copy.deepcopy(nets).requires_grad_(False), rollout.flat(), []
+    moved = METHODS[config.method].policy_gradient_reaches_encoder  # E_T, since z was stored
     for i in minibatches(rollout, config.encoder_batch, config.encoder_epochs):
+        obs_teacher = rollout.obs_teacher.index_select(0, i)
         obs_student = rollout.obs_student.index_select(0, i)  # of images 20 times faster than [i]
-        z_teacher, z_student = nets.teacher(rollout.obs_teacher[i]), nets.student(obs_student)
-        z_before = rollout.z_teacher[i]
-        if method.policy_gradient_reaches_encoder:  # then E_T has moved since z was stored
-            z_before = frozen.teacher(rollout.obs_teacher[i])
+        z_teacher, z_student = nets.teacher(obs_teacher), nets.student(obs_student)
+        z_before = frozen.teacher(obs_teacher) if moved else rollout.z_teacher[i]
         logits_teacher, logits_student = frozen.policy(torch.cat([z_teacher, z_student])).chunk(2)
         logits_before = frozen.policy(torch.cat([z_before, frozen.student(obs_student)])).chunk(2)
         nce = info_nce_loss(z_teacher, z_student, nets.log_inverse_temperature.exp())
