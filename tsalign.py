@@ -1,41 +1,43 @@
 """Teacher-student representational alignment in one file (arXiv 2605.28372, unofficial).
 
-A teacher that sees more than its student learns behaviour that the student cannot imitate. Here two
-encoders are trained with a contrastive loss into one shared embedding, which keeps only what both
-can see. PPO trains the policy on that embedding and may not touch the encoders. So whatever the
-teacher learns, the student can do: it runs the same policy on its own encoder.
+A teacher that sees more than its student learns behaviour that the student cannot imitate.
+Here two encoders are trained with a contrastive loss into one shared embedding, which keeps
+only what both can see. PPO trains the policy on that embedding and may not touch the encoders.
+So the teacher's policy can only depend on what the student sees too, and the student runs the
+same policy on its own encoder.
 
-    python tsalign.py --env tunnelvision                  # or collecthealth: images
+    python tsalign.py --env tunnelvision         # or collecthealth: a camera
 
-Reading map (`grep -n "Eq\\." tsalign.py` prints it):
+Where the paper's equations are:
+    Eq. (1)      the teacher's return            `collect`, `gae`, `ppo_losses`
+    Eq. (2)      InfoNCE in general              `info_nce_loss` is its form here
     Eq. (3)      two views of one state          the environments, `make_envs`
     Eq. (4), (5) what the views share            assumptions, no code
     Eq. (6)      contrastive loss                `info_nce_loss`
     Eq. (7)      alignment loss                  `alignment_loss`
     Eq. (8)      stability loss                  `stability_loss`
-    Eq. (9)      their weighted sum              `embedding_loss`, `delay_alignment`
+    Eq. (9)      their weighted sum              `embedding_loss`
     Eq. (10)     SITT's penalty                  `imitation_kl`, `train_policy`
-    Eq. (1)      the teacher's return            `collect`, `gae`, `ppo_losses`
-    Section IV   phase two, phase one            `train_policy`, `train_embedding`
-    Section V-B  baselines, Table I's rows       `train_bc_student`, `train_sitt_student`, `METHODS`
+    Section IV   phase one, phase two            `train_embedding`, `train_policy`
+    Section V-B  baselines, rows of Table I      `train_bc_student`, `train_sitt_student`, `METHODS`
 
 Left out: recurrent policies, running observation normalisation, several GPUs.
 Marks: [paper] stated there; [ppo] a usual PPO default; [ours: reason] our choice.
-Shapes: T time steps, N environments, B batch, D embedding, A actions, H W C image, ... any view.
+Shapes: T time steps, N environments, B batch, D embedding, A actions, M pairs in the memory,
+H W C image; ... stands for the shape of one view or one action.
 """
 
 import argparse
+import ast
 import copy
 import csv
 import importlib
-import inspect
 import json
 import math
-import re
+import signal
 import sys
 import time
-from dataclasses import asdict, dataclass, fields, replace
-from functools import partial
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Callable, NamedTuple
 
@@ -46,704 +48,1452 @@ import torch.nn.functional as F
 from gymnasium.spaces import Box, Discrete
 from matplotlib.figure import Figure
 from torch import Tensor, nn
-from torch.distributions import Categorical, Distribution, Independent, Normal, kl_divergence
+from torch.distributions import (
+    Categorical,
+    Distribution,
+    Independent,
+    Normal,
+    kl_divergence,
+)
 from torch.optim import Adam
 
-AGENTS, Losses = ("teacher", "student"), dict[str, float]
-ENVS = {name.lower(): f"{name.lower()}:{name}-v0" for name in ("TunnelVision", "CollectHealth")}
-# An environment's own settings [ours: chosen on seeds 100-145]. These step so fast that new steps
-# cost less than passes over old ones. In TunnelVision gamma 0.98 or a small bonus ends in standing
-# still; Eq. (7) waits until a policy is there, and then weighs more to close what has leaked. In
-# CollectHealth 25 steps reach a next box.
-FEW_PASSES = dict(ppo_epochs=1, ppo_batch=256, encoder_epochs=0.5)
-ENV_SETTINGS = {
-    "tunnelvision": FEW_PASSES | dict(total_steps=780_000, num_envs=256, rollout_steps=16,
-                                      gamma=0.995, entropy_coef=0.25, entropy_end=0.0,
-                                      lambda_align=80.0, align_delay=0.2),
-    "collecthealth": FEW_PASSES | dict(total_steps=400_000, gamma=0.96, sitt_lambda1=0.01),
-}  # fmt: skip
+AGENTS = ("teacher", "student")
+ENVS = {
+    "tunnelvision": "tunnelvision:TunnelVision-v0",
+    "collecthealth": "collecthealth:CollectHealth-v0",
+}
+Losses = dict[str, float]
+
 
 class BadInput(ValueError):
-    """What the command line reports in one line, with exit code 2 (1 once a run has begun)."""
+    """What the user can mend. The command line reports it in one line, with exit code 2."""
 
-@dataclass(frozen=True, init=False)
+
+class RunStopped(RuntimeError):
+    """A run that had begun and cannot go on: one line, with exit code 1."""
+
+
+# --- Settings -----------------------------------------------------------------------------------
+
+
+def setting(default, meaning: str):
+    """A field of `Config`: its default, and what `--help` says of it."""
+    return field(default=default, metadata={"help": meaning})
+
+
+@dataclass(frozen=True)
 class Config:
-    """All settings, each a flag: these, ENV_SETTINGS, METHODS, what is given. Raises BadInput."""
-    env: str = "tunnelvision"  # tunnelvision, collecthealth, or module:Id-v0 of your own
-    method: str = "ours"  # ours, no-align, no-stability, bc, sitt [paper], policy-gradient [ours]
-    seed: int = 0  # of networks, environments and sampling
-    out: str = "runs"  # where the run folders go
-    device: str = "auto"  # auto (cuda > mps > cpu), or a device of torch
-    threads: int = 1  # CPU threads [ours: the networks are too small for more]
-    # The loop: collect, train the policy, train the encoders
-    total_steps: int = 1_000_000  # environment steps [ours]
-    num_envs: int = 128  # N, environments stepped at once [ours: spreads Python's cost]
-    rollout_steps: int = 32  # T, steps a cycle [ours: 64 learned more slowly]
-    embedding_dim: int = 64  # D, in all methods alike [ours: 32 learned more slowly]
-    width: int = 128  # hidden units, in all methods alike [ours: 64 was less reliable]
-    # Phase one: the shared embedding
-    inverse_temperature: float = 30.0  # of Eq. (6), at first [ours: 10 learned more slowly]
-    lambda_align: float = 10.0  # weight of Eq. (7) [ours: lower lets private information in]
-    align_delay: float = 0.0  # share of training before Eq. (7) counts [ours: `delay_alignment`]
-    lambda_stab: float = 0.1  # weight of Eq. (8) [ours: higher preserves what leaked early]
-    encoder_lr: float = 1e-3  # Adam's, falls linearly to 5 % [ours: a late policy needs rest]
-    encoder_batch: int = 128  # pairs a minibatch [ours: many small ones close the leak]
-    encoder_epochs: float = 1.0  # passes over a cycle's pairs, 0.5: half of them [ours]
-    # Phase two: the policy
-    ppo_lr: float = 1e-3  # Adam's [ours: small networks bear more than 3e-4]
-    ppo_epochs: int = 3  # passes over a cycle's steps [ppo]
-    ppo_batch: int = 512  # steps a minibatch [ours: 1024 learned more slowly]
-    gamma: float = 0.99  # discount [ppo]
-    gae_lambda: float = 0.95  # [ppo]
-    clip: float = 0.2  # clip range of the ratio [ppo]
-    entropy_coef: float = 0.02  # entropy bonus at first [ours: 0.01 is usual]
-    entropy_end: float = 0.02  # entropy bonus at the end, approached as a square [ours]
-    value_coef: float = 0.5  # weight of the value loss [ppo]
-    max_grad_norm: float = 0.5  # gradient clipping [ppo]
-    sitt_lambda1: float = 0.1  # weight of Eq. (10) in the reward, below 0 adds it [ours: swept]
-    sitt_lambda2: float = 0.1  # weight of Eq. (10) in the policy's loss [ours: 0.3, 1 no better]
-    # Evaluation
-    eval_episodes: int = 1024  # fresh episodes of each agent at the end [ours: +-0.01 at 0.9]
-    log_evals: int = 10  # evaluations during training, the last one included [ours]
-    log_episodes: int = 64  # episodes of each agent in those before the last [ours]
-    episode_limit: int = 10_000  # steps after which an evaluation gives up [ours]
+    """All settings of a run. Each is a flag of the command line, too."""
 
-    def __init__(self, **given) -> None:
-        self.__dict__.update(complete_settings(given))
+    env: str = setting(
+        "tunnelvision", "tunnelvision, collecthealth, or module:Id-v0 of your own"
+    )
+    method: str = setting(
+        "ours", "a row of Table I (see METHODS), or module:name of your own"
+    )
+    seed: int = setting(0, "of networks, environments and sampling")
+    out: str = setting("runs", "where the run folders go")
+    overwrite: bool = setting(False, "replace a finished run in the same folder")
+    device: str = setting(
+        "auto", "cuda, mps, cpu or auto, the first of these that there is"
+    )
+    threads: int = setting(1, "CPU threads [ours: the networks are too small for more]")
+
+    # The loop: collect, then train the policy, then train the encoders
+    total_steps: int = setting(780_000, "environment steps in all [ours]")
+    num_envs: int = setting(256, "N, environments stepped at once [ours]")
+    rollout_steps: int = setting(16, "T, steps of each environment in a cycle [ours]")
+    embedding_dim: int = setting(
+        64, "D, size of the embedding [ours: 32 learned more slowly]"
+    )
+    width: int = setting(128, "hidden units of all networks [ours: 64 was less reliable]")
+
+    # Phase one: the shared embedding
+    inverse_temperature: float = setting(30.0, "s of Eq. (6), at first [ours]")
+    lambda_align: float = setting(80.0, "weight of Eq. (7) [ours]")
+    align_delay: float = setting(0.2, "share of training before Eq. (7) counts [ours]")
+    lambda_stab: float = setting(0.1, "weight of Eq. (8) [ours]")
+    encoder_lr: float = setting(1e-3, "Adam's rate, falls linearly to 5 percent [ours]")
+    encoder_batch: int = setting(128, "pairs in a minibatch [ours]")
+    encoder_updates: int = setting(16, "minibatches in a cycle [ours]")
+    pairs_every: int = setting(
+        1, "the student's view is kept of one step in so many [ours]"
+    )
+    pairs_memory: int = setting(4096, "M, the last so many pairs are trained on [ours]")
+
+    # Phase two: the policy
+    ppo_lr: float = setting(1e-3, "Adam's rate [ours]")
+    ppo_epochs: int = setting(1, "passes over the steps of a cycle [ours]")
+    ppo_batch: int = setting(256, "steps in a minibatch [ours]")
+    gamma: float = setting(0.995, "discount [ours]")
+    gae_lambda: float = setting(0.95, "of generalised advantage estimation [ppo]")
+    clip: float = setting(0.2, "clip range of the ratio [ppo]")
+    entropy_coef: float = setting(0.25, "entropy bonus at first [ours]")
+    entropy_end: float = setting(0.0, "entropy bonus at the end [ours]")
+    value_coef: float = setting(0.5, "weight of the value loss [ppo]")
+    max_grad_norm: float = setting(0.5, "gradients are clipped to this norm [ppo]")
+    sitt_lambda1: float = setting(0.1, "weight of Eq. (10) in the reward [ours: swept]")
+    sitt_lambda2: float = setting(0.1, "weight of Eq. (10) in the policy's loss [ours]")
+
+    # Evaluation
+    eval_episodes: int = setting(1024, "fresh episodes of each agent at the end [ours]")
+    log_evals: int = setting(10, "evaluations, the last one included [ours]")
+    log_episodes: int = setting(
+        64, "episodes of each agent in those before the last [ours]"
+    )
+    episode_limit: int = setting(10_000, "steps after which an evaluation gives up [ours]")
 
     @property
     def folder(self) -> Path:
         """Where this run is saved."""
-        return Path(self.out) / f"{re.sub('[:/]', '-', self.env)}_{self.method}_seed{self.seed}"
+        name = f"{self.env}_{self.method}_seed{self.seed}"
+        return Path(self.out) / name.replace(":", "-").replace("/", "-")
 
-# --- The losses: Sections IV-B to IV-D, V-B -------------------------------------------------------
-def info_nce_loss(z_teacher: Tensor, z_student: Tensor,
-                  inverse_temperature: Tensor) -> Tensor:  # (B, D), (B, D), () -> ()
-    """Eq. (6): tell each step's partner view from all others, in both directions.
 
-    Embeddings are of unit norm, so the dot product is the cosine. The only positive is the other
-    view of the same step; the rest of the batch, neighbouring steps included, is pushed away.
+# --- The losses: Sections IV-B to IV-D, V-B -----------------------------------------------------
+
+
+def info_nce_loss(
+    z_teacher: Tensor, z_student: Tensor, inverse_temperature: Tensor
+) -> Tensor:  # (B, D), (B, D), () -> ()
+    """Eq. (6): of all views in the minibatch, the partner should be the most similar one.
+
+        teacher to student:  - mean_i log( exp(s zT_i . zS_i) / sum_j exp(s zT_i . zS_j) )
+        student to teacher:  - mean_i log( exp(s zT_i . zS_i) / sum_j exp(s zT_j . zS_i) )
+
+    The loss is the mean of the two; s is the inverse temperature. It is the InfoNCE of Eq. (2),
+        - log( exp(sim(z, z+) / tau) / (exp(sim(z, z+) / tau) + sum over z- of exp(sim(z, z-) / tau)) ),
+    where the similarity is the dot product of unit vectors and s = 1 / tau. The only positive z+
+    is the other view of the same step; every other step is a negative, a neighbour in time, too.
     """
     similarity = inverse_temperature * z_teacher @ z_student.T  # (B, B)
-    partner = torch.arange(len(similarity), device=similarity.device)
+    partner = torch.arange(len(similarity), device=similarity.device)  # (B,)
     teacher_to_student = F.cross_entropy(similarity, partner)
     student_to_teacher = F.cross_entropy(similarity.T, partner)
     return (teacher_to_student + student_to_teacher) / 2  # Eq. (6)
 
+
 def alignment_loss(z_teacher: Tensor, z_student: Tensor) -> Tensor:  # (B, D), (B, D) -> ()
-    """Eq. (7): the two embeddings of one step should be the same point of the unit sphere."""
-    return (1 - (z_teacher * z_student).sum(-1)).mean()  # Eq. (7)
+    """Eq. (7): mean_i (1 - zT_i . zS_i). Both views of a step should have the same embedding."""
+    cosine = (z_teacher * z_student).sum(-1)  # (B,)
+    return (1 - cosine).mean()  # Eq. (7)
 
-def stability_loss(logits_teacher: Tensor, logits_student: Tensor, logits_teacher_before: Tensor,
-                   logits_student_before: Tensor) -> Tensor:  # (B, A) each -> ()
-    """Eq. (8): the policy's raw logits should stay what they were before the phase, on both views.
 
-    Mean squared change over steps, actions and views [ours]. The logits "before" are constants.
+def stability_loss(
+    logits_teacher: Tensor,
+    logits_student: Tensor,
+    logits_teacher_before: Tensor,
+    logits_student_before: Tensor,
+) -> Tensor:  # (B, A) each -> ()
+    """Eq. (8): mean (l - l_before)^2. The policy's raw logits should stay as they were.
+
+    The mean is over steps, actions and both views [ours]. "Before" is before the phase began;
+    these logits are constants.
     """
     change_teacher = F.mse_loss(logits_teacher, logits_teacher_before.detach())
     change_student = F.mse_loss(logits_student, logits_student_before.detach())
     return (change_teacher + change_student) / 2  # Eq. (8)
 
-def embedding_loss(nce: Tensor, align: Tensor, stab: Tensor, lambda_align: float,
-                   lambda_stab: float) -> Tensor:  # (), (), () -> ()
-    """Eq. (9): the objective of the two encoders."""
+
+def embedding_loss(
+    nce: Tensor, align: Tensor, stab: Tensor, lambda_align: float, lambda_stab: float
+) -> Tensor:  # (), (), () -> ()
+    """Eq. (9): L_nce + lambda_align L_align + lambda_stab L_stab, for the two encoders."""
     return nce + lambda_align * align + lambda_stab * stab  # Eq. (9)
 
-def delay_alignment(config: Config, done: float) -> Config:
-    """Eq. (9) as training goes on: lambda_align is 0 until `align_delay`, whole from 1.5 times that
-    on [ours: until then z_T may tell what only the teacher sees, and the policy learns what to do
-    with it; then it has only to learn to look. A method's own lambda_align does not wait]."""
-    delay = config.align_delay * ("lambda_align" not in METHODS[config.method].settings)
-    weight = np.interp(done, (delay, 1.5 * delay), (0, config.lambda_align))
-    return replace(config, lambda_align=float(weight))
 
-def imitation_kl(policy: Distribution, imitator: Distribution) -> Tensor:  # over (...) -> (...)
-    """Eq. (10): what SITT penalises at each step, KL(teacher's policy || its imitator's)."""
+def imitation_kl(
+    policy: Distribution, imitator: Distribution
+) -> Tensor:  # over (...) -> (...)
+    """Eq. (10): KL(teacher's policy || imitator's) at each step, what SITT penalises."""
     return kl_divergence(policy, imitator)  # Eq. (10)
 
-# --- Networks: teacher encoder, student encoder, policy, critic -----------------------------------
-def mlp(*sizes: int) -> nn.Sequential:
-    """Linear layers with ReLU between them [ours: tanh learns as well and costs a third more]."""
-    layers = [x for n, m in zip(sizes, sizes[1:]) for x in (nn.Linear(n, m), nn.ReLU())]
-    return nn.Sequential(*layers[:-1])
+
+# --- Networks: teacher encoder, student encoder, policy, critic ---------------------------------
+
 
 class Encoder(nn.Module):
-    """E_T or E_S: one view in, a unit-norm embedding out. Images (H, W, C) get a convolution."""
-    def __init__(self, space: Box, config: Config) -> None:
+    """E_T or E_S: one view in, an embedding of unit norm out.
+
+    `space` is the view's Box. An image (H, W, C) is cut into patches of 4 x 4 pixels by one
+    convolution [ours: overlapping layers learned no more]; all else is flattened.
+    """
+
+    def __init__(self, space: Box, embedding_dim: int, width: int) -> None:
         super().__init__()
-        # An entry with bounds is mapped from them to [-1, 1], bytes too; one without, or with
-        # bounds beyond 1e6, stays as it is [ours: inputs centred at 0 learn in half the steps].
-        low, high = space.low.astype(float), space.high.astype(float)
-        bounded = (high > low) & (np.maximum(-low, high) < 1e6)
-        low, high = np.where(bounded, low, -1), np.where(bounded, high, 1)
-        self.register_buffer("scale", torch.tensor(2 / (high - low), dtype=torch.float32))
-        self.register_buffer("shift", torch.tensor(-1 - 2 * low / (high - low)).float())
-        self.is_image, features = len(space.shape) == 3, nn.Identity()
-        sizes = [math.prod(space.shape), config.width, config.width, config.embedding_dim]
-        if self.is_image:  # patches of 4 x 4 pixels [ours: overlapping layers learn no more]
-            features = nn.Sequential(nn.Conv2d(space.shape[2], 16, 4, stride=4), nn.ReLU())
-            sizes[:2] = [16 * (space.shape[0] // 4) * (space.shape[1] // 4)]
-        self.net = nn.Sequential(features, nn.Flatten(), mlp(*sizes))
+        self.view_shape = space.shape
+        self.is_image = len(space.shape) == 3
+        is_finite = np.isfinite(space.low) & np.isfinite(space.high)
+        is_bounded = is_finite & (space.high > space.low)
+        self.is_bounded = torch.tensor(is_bounded)  # (...)
+        self.low = torch.tensor(np.where(is_bounded, space.low, -1)).double()  # (...)
+        self.high = torch.tensor(np.where(is_bounded, space.high, 1)).double()  # (...)
+        self.register_buffer("scale", torch.empty(space.shape))
+        self.register_buffer("shift", torch.empty(space.shape))
+        self.map_inputs(self.low, self.high)
+        if self.is_image:
+            rows, columns, channels = space.shape
+            n_patches = math.ceil(rows / 4) * math.ceil(columns / 4)
+            self.net = nn.Sequential(
+                nn.Conv2d(channels, 16, kernel_size=4, stride=4),
+                nn.ReLU(),
+                nn.Flatten(),
+                nn.Linear(16 * n_patches, width),
+                nn.ReLU(),
+                nn.Linear(width, embedding_dim),
+            )
+        else:
+            self.net = nn.Sequential(
+                nn.Flatten(),
+                nn.Linear(math.prod(space.shape), width),
+                nn.ReLU(),
+                nn.Linear(width, width),
+                nn.ReLU(),
+                nn.Linear(width, embedding_dim),
+            )
 
     def forward(self, obs: Tensor) -> Tensor:  # (B, ...) -> (B, D)
-        """Scaled here, so that a rollout can keep images as bytes."""
-        obs = obs.float() * self.scale + self.shift
-        obs = obs.permute(0, 3, 1, 2) if self.is_image else obs  # (B, C, H, W)
-        return F.normalize(self.net(obs), dim=-1)
+        """Each entry is mapped from its range to -1 .. 1 here, so that images are kept as bytes."""
+        x = obs.float() * self.scale + self.shift
+        if self.is_image:
+            x = x.permute(0, 3, 1, 2)  # (B, C, H, W)
+            rows, columns = x.shape[2:]
+            x = F.pad(
+                x, (0, -columns % 4, 0, -rows % 4)
+            )  # so no pixel at the edge is left out
+        return F.normalize(self.net(x), dim=-1)
+
+    def map_inputs(self, low: Tensor, high: Tensor) -> None:  # (...), (...)
+        """From now on map each entry from low .. high to -1 .. 1."""
+        self.scale.copy_(2 / (high - low))
+        self.shift.copy_(-1 - 2 * low / (high - low))
+
+    def fit_inputs(self, obs: Tensor) -> None:  # (B, ...) of the first rollout
+        """Map entries whose bounds are missing, or say little, from the range seen.
+
+        Bounds that are more than ten times as wide as what the first rollout shows would make an
+        input nearly constant [ours]. Of an image each channel is one entry.
+        """
+        seen = obs.double().flatten(0, 2) if self.is_image else obs.double()
+        seen_low = seen.amin(0).cpu()  # (...), or (C,) of an image
+        seen_high = seen.amax(0).cpu()
+        varies = seen_high > seen_low
+        is_too_wide = self.high - self.low > 10 * (seen_high - seen_low)
+        takes_seen = varies & (is_too_wide | ~self.is_bounded)
+        stands_still = ~varies & ~self.is_bounded  # counts from where it stands
+        low = torch.where(takes_seen, seen_low, self.low)
+        high = torch.where(takes_seen, seen_high, self.high)
+        low = torch.where(stands_still, seen_low - 1, low)
+        high = torch.where(stands_still, seen_low + 1, high)
+        self.map_inputs(low, high)
+
 
 class Head(nn.Module):
     """From an embedding of either agent to the policy's logits, or to the critic's value."""
-    def __init__(self, n_out: int, last_gain: float, config: Config) -> None:
-        super().__init__()
-        self.net = mlp(config.embedding_dim, config.width, config.width, n_out)
-        for layer, gain in zip(self.net[::2], (2**0.5, 2**0.5, last_gain)):  # [ppo]
-            nn.init.orthogonal_(layer.weight, gain)
-            nn.init.zeros_(layer.bias)
 
-    def forward(self, z: Tensor) -> Tensor:  # (B, D) -> (B, n_out)
-        """Unit-norm z is too small an input to learn from: sqrt(D) gives its entries unit size."""
+    def __init__(
+        self, embedding_dim: int, width: int, n_out: int, last_gain: float
+    ) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Linear(embedding_dim, width),
+            nn.ReLU(),
+            nn.Linear(width, width),
+            nn.ReLU(),
+            nn.Linear(width, n_out),
+        )
+        for k, gain in [
+            (0, 2**0.5),
+            (2, 2**0.5),
+            (4, last_gain),
+        ]:  # the linear layers [ppo]
+            nn.init.orthogonal_(self.net[k].weight, gain)
+            nn.init.zeros_(self.net[k].bias)
+
+    def forward(self, z: Tensor) -> Tensor:  # (..., D) -> (..., n_out)
+        """The entries of a unit vector are small; times sqrt(D) they are about 1 [ours]."""
         return self.net(z * z.shape[-1] ** 0.5)
 
-class Policy(Head):
-    """pi: its raw output are logits, or the means of a Gaussian where actions are continuous."""
-    def __init__(self, space: gym.Space, config: Config) -> None:
-        is_discrete = isinstance(space, Discrete)
-        n_actions = int(space.n) if is_discrete else math.prod(space.shape)
-        super().__init__(n_actions, 0.01, config)  # [ppo]: the first policy is nearly uniform
-        self.log_std = None if is_discrete else nn.Parameter(torch.zeros(n_actions))  # [ppo]
 
-    def distribution(self, logits: Tensor) -> Distribution:  # (..., A) -> over (...) or (..., A)
-        """Categorical, or a diagonal Gaussian whose standard deviation no state changes [ppo]."""
+class Policy(Head):
+    """pi: its output are logits, or the means of a Gaussian where actions are continuous."""
+
+    def __init__(self, action_space: gym.Space, embedding_dim: int, width: int) -> None:
+        if isinstance(action_space, Discrete):
+            n_out = int(action_space.n)
+        else:
+            n_out = math.prod(action_space.shape)
+        super().__init__(
+            embedding_dim, width, n_out, last_gain=0.01
+        )  # first nearly flat [ppo]
+        self.log_std = None
+        if not isinstance(action_space, Discrete):
+            self.log_std = nn.Parameter(torch.zeros(n_out))  # the same in all states [ppo]
+
+    def distribution(
+        self, logits: Tensor
+    ) -> Distribution:  # (..., A) -> over (...) or (..., A)
+        """Of discrete actions (...), or of continuous ones (..., A), each entry by itself."""
         if self.log_std is None:
             return Categorical(logits=logits, validate_args=False)
-        return Independent(Normal(logits, self.log_std.exp(), False), 1, validate_args=False)
+        normal = Normal(logits, self.log_std.exp(), validate_args=False)
+        return Independent(normal, 1, validate_args=False)
+
 
 class Networks(nn.Module):
-    """The four networks that every method has, s of Eq. (6), and what a baseline needs besides."""
+    """The four networks of every method, s of Eq. (6), and what some baselines need besides."""
+
     def __init__(self, envs: gym.vector.VectorEnv, config: Config) -> None:
         super().__init__()
-        views, method = envs.single_observation_space, METHODS[config.method]
-        self.teacher, self.student = (Encoder(views[agent], config) for agent in AGENTS)
-        self.policy = Policy(envs.single_action_space, config)
-        self.critic = Head(1, 1.0, config)
-        self.log_inverse_temperature = nn.Parameter(torch.tensor(config.inverse_temperature).log())
-        if method.own_head:
-            self.student_policy = copy.deepcopy(self.policy)
-        if method.has_proxy:  # an imitation of the student that reads the teacher's view
-            self.proxy = Encoder(views["teacher"], config)
+        views = envs.single_observation_space
+        size = {"embedding_dim": config.embedding_dim, "width": config.width}
+        method = find_method(config.method)
+        self.teacher = Encoder(views["teacher"], **size)
+        self.student = Encoder(views["student"], **size)
+        self.policy = Policy(envs.single_action_space, **size)
+        self.critic = Head(**size, n_out=1, last_gain=1.0)
+        self.log_inverse_temperature = nn.Parameter(
+            torch.tensor(config.inverse_temperature).log()
+        )
+        self.student_policy = copy.deepcopy(self.policy) if method.own_head else None
+        # What stands for the student in Eq. (10), but reads the teacher's view.
+        self.proxy = Encoder(views["teacher"], **size) if method.has_proxy else None
+        self.action_space = envs.single_action_space
 
-    def distribution(self, agent: str, obs: Tensor) -> Distribution:  # (B, ...) -> over (B,)
+    def distribution(
+        self, agent: str, obs: Tensor
+    ) -> Distribution:  # (B, ...) -> over (B,)
         """What the "teacher" or the "student" would do, from its own view alone."""
-        own_head = agent == "student" and hasattr(self, "student_policy")
-        policy = self.student_policy if own_head else self.policy
-        return policy.distribution(policy(getattr(self, agent)(obs)))
+        if agent == "teacher":
+            return self.policy.distribution(self.policy(self.teacher(obs)))
+        policy = self.policy if self.student_policy is None else self.student_policy
+        return policy.distribution(policy(self.student(obs)))
 
-# --- Eq. (3): environments with two views of one state, and the teacher's rollouts in them --------
-def check_views(name: str, space: gym.spaces.Dict, obs: dict) -> dict:
-    """The observation itself. Raises BadInput if a view does not fit its declared space."""
-    for view in AGENTS:
-        value, box = np.asarray(obs.get(view)), space[view]
-        if value.shape != box.shape or not np.can_cast(value.dtype, box.dtype, "same_kind"):
-            declared = f"declared as {box.dtype} {box.shape}"
-            raise BadInput(f"{name!r}: {view}'s view is {value.dtype} {value.shape}, {declared}")
-    return obs
+    @torch.no_grad()
+    def act(self, agent: str, obs: np.ndarray | Tensor) -> np.ndarray:  # (B, ...) or (...)
+        """The action to give to the environment for a batch of views, or for a single one.
 
-def make_envs(name: str, num_envs: int) -> gym.vector.VectorEnv:
-    """N copies of a registered environment, in its native vector form where it has one. None resets
-    by itself: the observation after a step is the true next one. Raises BadInput."""
+        Drawn from the policy, as in training. Raises BadInput for an unknown agent or a view of
+        another shape.
+        """
+        if agent not in AGENTS:
+            raise BadInput(f"there is no agent {agent!r}, only teacher and student")
+        view_shape = getattr(self, agent).view_shape
+        obs = to_tensor(np.asarray(obs), self.log_inverse_temperature.device)
+        if obs.shape == view_shape:
+            return self.act(agent, obs[None])[0]
+        if obs.shape[1:] != view_shape:
+            raise BadInput(f"the {agent} needs a view {view_shape}, not {tuple(obs.shape)}")
+        return to_env_action(self.action_space, self.distribution(agent, obs).sample())
+
+
+# --- Eq. (3): environments with two views of one state ------------------------------------------
+
+
+def make_envs(env: str, num_envs: int) -> gym.vector.VectorEnv:
+    """N copies of a registered environment; observations are Dict(teacher, student).
+
+    `env` may end in arguments: "tunnelvision,rows=7,cols=15". The environment's native vector
+    form is used where it has one that leaves resets to us. None resets by itself, so what a step
+    returns is the true next observation. Raises BadInput.
+    """
+    name, *arguments = env.split(",")
     module, _, env_id = ENVS.get(name, name).rpartition(":")
+    disabled = gym.vector.AutoresetMode.DISABLED
+    origin = ""
     try:
         if module:
-            importlib.import_module(module)
-        spec = copy.deepcopy(gym.spec(env_id))
-        spec.disable_env_checker = True  # it warns, in many lines, of what is checked here in one
-        envs = gym.make_vec(spec, num_envs) if spec.vector_entry_point else None
-        if envs is None or envs.metadata.get("autoreset_mode") != gym.vector.AutoresetMode.DISABLED:
-            views, mode = gym.make(spec).observation_space, {"autoreset_mode": "Disabled"}
-            check = partial(check_views, name, views)
-            wrappers = [lambda env: gym.wrappers.TransformObservation(env, check, views)]
-            envs = gym.make_vec(spec, num_envs, "sync", vector_kwargs=mode, wrappers=wrappers)
+            origin = f" (of {import_user_module(module)})"
+        kwargs = parse_arguments(arguments)
+        spec = copy.deepcopy(find_spec(env_id))
+        spec.disable_env_checker = (
+            True  # what it says in many lines, `check_env` says in one
+        )
+        envs = None
+        if spec.vector_entry_point:
+            envs = gym.make_vec(spec, num_envs, **kwargs)
+            if envs.metadata.get("autoreset_mode") != disabled:
+                envs.close()
+                envs = None
+        if envs is None:
+            mode = {"autoreset_mode": disabled}
+            envs = gym.make_vec(spec, num_envs, "sync", vector_kwargs=mode, **kwargs)
     except (ImportError, AttributeError, TypeError, ValueError, gym.error.Error) as error:
-        raise BadInput(f"cannot make environment {name!r}: {error}") from error
-    views, actions = envs.single_observation_space, envs.single_action_space
-    for box in (getattr(views, "spaces", {}).get(view) for view in AGENTS):
-        is_box = isinstance(box, Box) and box.shape
-        if not is_box or (len(box.shape) == 3 and min(box.shape[:2]) < 4):
-            needs = "Dict(teacher=Box, student=Box), vectors or images of at least (4, 4, C)"
-            raise BadInput(f"{name!r} needs observations {needs}, not {views}")
-    is_float = isinstance(actions, Box) and np.issubdtype(actions.dtype, np.floating)
-    is_bounded = is_float and (np.abs([actions.low, actions.high]) < 1e6).all()
-    if not is_bounded and not isinstance(actions, Discrete):
-        raise BadInput(f"{name!r} needs actions Discrete or Box (floats, bounded), not {actions}")
+        raise BadInput(f"cannot make environment {env!r}{origin}: {error}") from error
+    try:
+        check_spaces(env, envs)
+        if isinstance(envs.unwrapped, gym.vector.SyncVectorEnv):
+            check_env(env, envs.unwrapped.envs[0])
+    except BaseException:
+        envs.close()
+        raise
     return envs
 
-def to_tensor(obs: np.ndarray, device: torch.device) -> Tensor:  # (N, ...) -> (N, ...)
-    """A copy. Bytes stay bytes, all else becomes float32."""
-    dtype = torch.uint8 if obs.dtype == np.uint8 else torch.float32
-    return torch.tensor(obs, dtype=dtype, device=device)
 
-def to_env_action(space: gym.Space, action: Tensor) -> np.ndarray:  # (N,) or (N, A) -> (N, ...)
-    """Discrete actions count from the space's start; a Gaussian's -1 .. 1 spans the Box [ours].
-    What lies outside is clipped here and nowhere else: the policy learns from what it drew."""
-    action = action.cpu().numpy()
-    if isinstance(space, Discrete):
-        return action + space.start
-    middle, half = (space.high + space.low) / 2, (space.high - space.low) / 2
-    return (middle + half * action.reshape(-1, *space.shape)).clip(space.low, space.high)
+def import_user_module(name: str):
+    """Import a module of the user's -> its file. The script that runs is not imported again."""
+    main_file = getattr(sys.modules["__main__"], "__file__", None) or ""
+    if Path(main_file).stem == name:
+        return main_file
+    return getattr(importlib.import_module(name), "__file__", name)
+
+
+def parse_arguments(arguments: list[str]) -> dict:
+    """["rows=7", "kind=wide"] -> {"rows": 7, "kind": "wide"}. Raises ValueError."""
+    kwargs = {}
+    for argument in arguments:
+        name, equals, text = argument.partition("=")
+        if not equals:
+            raise ValueError(f"{argument!r} is not name=value")
+        try:
+            kwargs[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            kwargs[name] = text
+    return kwargs
+
+
+def find_spec(env_id: str) -> gym.envs.registration.EnvSpec:
+    """The registered environment; without a version the latest, as `gym.make` does."""
+    namespace, name, version = gym.envs.registration.parse_env_id(env_id)
+    if version is None:
+        version = gym.envs.registration.find_highest_version(namespace, name)
+    return gym.spec(gym.envs.registration.get_env_id(namespace, name, version))
+
+
+def check_spaces(env: str, envs: gym.vector.VectorEnv) -> None:
+    """Raises BadInput for views and actions that the networks cannot serve."""
+    views = envs.single_observation_space
+    for agent in AGENTS:
+        view = views.get(agent) if isinstance(views, gym.spaces.Dict) else None
+        if not isinstance(view, Box) or 0 in (view.shape or (0,)):
+            raise BadInput(
+                f"{env!r} needs views Dict(teacher=Box, student=Box), not {views}"
+            )
+    actions = envs.single_action_space
+    is_float_box = isinstance(actions, Box) and np.issubdtype(actions.dtype, np.floating)
+    if not isinstance(actions, Discrete) and not (is_float_box and actions.is_bounded()):
+        raise BadInput(
+            f"{env!r} needs actions Discrete or a bounded Box of floats, not {actions}"
+        )
+
+
+def check_env(env: str, single: gym.Env) -> None:
+    """Reset and step one environment. Raises BadInput where it does not return what it should."""
+    gymnasiums = (gym.wrappers.TimeLimit, gym.wrappers.OrderEnforcing)
+    while isinstance(single, gymnasiums):  # these rely on what is checked here
+        single = single.env
+    started = single.reset(seed=0)
+    if not isinstance(started, tuple) or len(started) != 2:
+        raise BadInput(f"{env!r}: reset must return (observation, info)")
+    check_views(env, started[0], single.observation_space)
+    stepped = single.step(single.action_space.sample())
+    if not isinstance(stepped, tuple) or len(stepped) != 5:
+        returns = "(observation, reward, terminated, truncated, info)"
+        raise BadInput(f"{env!r}: step must return {returns}")
+    check_views(env, stepped[0], single.observation_space)
+
+
+def check_views(env: str, obs, space: gym.spaces.Dict) -> None:
+    """Raises BadInput unless `obs` is a dict whose views have the declared shapes and types."""
+    if not isinstance(obs, dict) or not set(AGENTS) <= obs.keys():
+        raise BadInput(f"{env!r}: an observation must be a dict of teacher and student")
+    for agent in AGENTS:
+        view = np.asarray(obs[agent])
+        declared = space[agent]
+        fits = view.shape == declared.shape
+        if not fits or not np.can_cast(view.dtype, declared.dtype, "same_kind"):
+            expected = f"declared is {declared.dtype} {declared.shape}"
+            raise BadInput(
+                f"{env!r}: {agent}'s view is {view.dtype} {view.shape}, {expected}"
+            )
+
+
+def reset_envs(envs: gym.vector.VectorEnv, seed: int | None = None, ended=None) -> dict:
+    """New episodes, everywhere or where `ended` (N,) is true -> the observation of all."""
+    options = None if ended is None else {"reset_mask": ended}
+    obs, _ = envs.reset(seed=seed, options=options)
+    check_finite(obs)
+    return obs
+
 
 def step_envs(envs: gym.vector.VectorEnv, action: Tensor):
     """One step -> obs, reward, terminated, truncated, success (nan: not reported), (N,) each."""
-    action = to_env_action(envs.single_action_space, action)
-    obs, reward, terminated, truncated, info = envs.step(action)
+    env_action = to_env_action(envs.single_action_space, action)
+    obs, reward, terminated, truncated, info = envs.step(env_action)
+    reward = np.asarray(reward, np.float32)
+    check_finite({**obs, "reward": reward})
     success = np.full(envs.num_envs, np.nan)
     if "is_success" in info:
-        told = info.get("_is_success", np.ones(envs.num_envs, bool))
-        values = np.asarray(info["is_success"])[told].tolist()
-        if not all(isinstance(x, (bool, np.bool_, int, float)) for x in values):
-            raise BadInput(f"is_success must be True or False, not {values[0]!r}")
-        success[told] = values
-    return obs, np.asarray(reward, np.float32), terminated, truncated, success
+        # Some environments may report it and others not; Gymnasium marks those that do.
+        reported = info.get("_is_success", np.ones(envs.num_envs, bool))
+        for n in np.flatnonzero(reported):
+            value = info["is_success"][n]
+            if not isinstance(value, (bool, np.bool_, int, float, np.number)):
+                raise BadInput(f"is_success must be True or False, not {value!r}")
+            success[n] = value
+    return obs, reward, terminated, truncated, success
+
+
+def check_finite(values: dict[str, np.ndarray]) -> None:
+    """Raises BadInput that names the view, or the reward, in which there is nan or infinity."""
+    for name, array in values.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            whose = f"{name}'s view" if name in AGENTS else f"the {name}"
+            raise BadInput(f"{whose} is not finite")
+
+
+def draw_student(envs: gym.vector.VectorEnv, draws: bool) -> None:
+    """Say whether anybody looks at the student's view that the next step or reset returns.
+
+    An environment with an attribute `draw_student` may return any view while that is False: to
+    draw a picture is what costs. Others draw it always.
+    """
+    base = envs.unwrapped
+    singles = [env.unwrapped for env in getattr(base, "envs", [])]
+    for owner in [base, *singles]:
+        if hasattr(owner, "draw_student"):
+            owner.draw_student = draws
+
+
+def to_tensor(obs: np.ndarray, device: torch.device) -> Tensor:  # (N, ...) -> (N, ...)
+    """A copy. Bytes stay bytes, all else becomes float32."""
+    dtype = np.uint8 if obs.dtype == np.uint8 else np.float32
+    return torch.from_numpy(np.array(obs, dtype, order="C")).to(device)
+
+
+def to_env_action(
+    space: gym.Space, action: Tensor
+) -> np.ndarray:  # (N,) or (N, A) -> (N, ...)
+    """Discrete actions count from the space's start; a Gaussian's -1 .. 1 spans the Box [ours].
+
+    What lies outside the Box is clipped here and nowhere else: the policy learns from what it drew.
+    """
+    drawn = action.cpu().numpy()
+    if isinstance(space, Discrete):
+        return drawn + space.start
+    middle = (space.high + space.low) / 2
+    half = (space.high - space.low) / 2
+    scaled = middle + half * drawn.reshape(-1, *space.shape)
+    return scaled.clip(space.low, space.high).astype(space.dtype)
+
+
+# --- What the teacher collects: steps for PPO, pairs for the encoders ---------------------------
+
 
 class Rollout(NamedTuple):
-    """What one cycle collects: T steps of N environments, (T, N, ...) or flat, (T*N, ...)."""
+    """What PPO needs of one cycle's steps: T steps of N environments, (T, N, ...)."""
+
     obs_teacher: Tensor
-    obs_student: Tensor
-    logits_teacher: Tensor
+    z_teacher: Tensor  # as it was when the teacher acted
     action: Tensor
+    log_prob: Tensor  # of the action, when it was drawn
     reward: Tensor
     terminated: Tensor
     done: Tensor  # terminated or truncated
-    z_teacher: Tensor  # as it was when the teacher acted
     z_next: Tensor  # of the true next observation, also where the episode ended
 
-    def flat(self) -> "Rollout":  # (T, N, ...) -> (T*N, ...)
-        """All steps in one row."""
-        return Rollout(*(x.flatten(0, 1) for x in self))
+
+class Pairs(NamedTuple):
+    """The paper's aligned dataset (Section IV): both views of the same steps, (M, ...)."""
+
+    obs_teacher: Tensor
+    obs_student: Tensor
+    action: Tensor  # the teacher's, for the baselines
+
 
 @torch.no_grad()
-def collect(envs, obs: dict, nets: Networks, n_steps: int) -> tuple[Rollout, dict]:
-    """The teacher acts for T steps; both views of every step are kept (Section IV, phase one)."""
-    device, steps = next(nets.parameters()).device, []
-    for _ in range(n_steps):
-        obs_teacher, obs_student = (to_tensor(obs[view], device) for view in AGENTS)
-        z = nets.teacher(obs_teacher)
-        logits = nets.policy(z)
-        action = nets.policy.distribution(logits).sample()
-        obs, reward, terminated, truncated, _ = step_envs(envs, action)
-        ended, obs_next = terminated | truncated, to_tensor(obs["teacher"], device)
-        outcome = (torch.tensor(x, device=device) for x in (reward, terminated, ended))
-        steps.append((obs_teacher, obs_student, logits, action, *outcome, z, obs_next))
-        if ended.any():
-            obs, _ = envs.reset(options={"reset_mask": ended})
-    *kept, done, z, obs_next = (torch.stack(x) for x in zip(*steps))
-    # What came next, the next step has embedded; unless an episode ended there, or the rollout.
-    z_next, last = z.roll(-1, 0), torch.cat([done[:-1], torch.ones_like(done[-1:])])
-    z_next[last] = nets.teacher(obs_next[last])
-    return Rollout(*kept, done, z, z_next), obs
+def collect(
+    envs: gym.vector.VectorEnv, obs: dict, nets: Networks, looks: np.ndarray
+) -> tuple[Rollout, Pairs | None, dict]:  # looks: (T + 1,)
+    """The teacher acts for T steps (Section IV) -> rollout, pairs, the observation after it.
 
-# --- Section IV: the two phases -------------------------------------------------------------------
-def gae(rewards: Tensor, values: Tensor, next_values: Tensor, terminated: Tensor, done: Tensor,
-        gamma: float, lam: float) -> Tensor:  # (T, N) each -> (T, N)
-    """Generalised advantage estimation (Schulman et al., 2016, arXiv 1506.02438, equation 16).
-
-    `next_values` are of the true next observation: zero counts after a termination, but a truncated
-    episode would have gone on. Either end (`done`) keeps the sum out of the next episode.
+    `looks` says of each step, and of the one after the last, whether its pair of views is kept.
     """
-    terminated, done = terminated.float(), done.float()
-    delta = rewards + gamma * next_values * (1 - terminated) - values
-    advantages, running = torch.zeros_like(rewards), torch.zeros_like(rewards[0])
-    for t in reversed(range(len(rewards))):
-        running = delta[t] + gamma * lam * (1 - done[t]) * running
-        advantages[t] = running
-    return advantages
+    device = nets.log_inverse_temperature.device
+    n_steps = len(looks) - 1
+    steps = []
+    next_views = []
+    pairs = []
+    for t in range(n_steps):
+        obs_teacher = to_tensor(obs["teacher"], device)
+        z_teacher = nets.teacher(obs_teacher)
+        policy = nets.policy.distribution(nets.policy(z_teacher))
+        action = policy.sample()
+        if looks[t]:
+            pairs.append(Pairs(obs_teacher, to_tensor(obs["student"], device), action))
+        draw_student(envs, bool(looks[t + 1]))
+        obs, reward, terminated, truncated, _ = step_envs(envs, action)
+        done = terminated | truncated
+        next_views.append(to_tensor(obs["teacher"], device))  # before any reset
+        step = Rollout(
+            obs_teacher=obs_teacher,
+            z_teacher=z_teacher,
+            action=action,
+            log_prob=policy.log_prob(action),
+            reward=torch.tensor(reward, device=device),
+            terminated=torch.tensor(terminated, device=device),
+            done=torch.tensor(done, device=device),
+            z_next=z_teacher,  # known after the last step, below
+        )
+        steps.append(step)
+        if done.any():
+            obs = reset_envs(envs, ended=done)
+    rollout = Rollout(*map(torch.stack, zip(*steps)))  # (T, N, ...)
+    # The next step has embedded what came next, unless an episode ended there, or the rollout.
+    z_next = torch.cat([rollout.z_teacher[1:], rollout.z_teacher[-1:]])
+    is_last = rollout.done.clone()
+    is_last[-1] = True
+    z_next[is_last] = nets.teacher(torch.stack(next_views)[is_last])
+    kept = Pairs(*map(torch.cat, zip(*pairs))) if pairs else None  # (M, ...)
+    return rollout._replace(z_next=z_next), kept, obs
 
-def ppo_losses(policy: Distribution, value: Tensor, action: Tensor, log_prob_before: Tensor,
-               advantage: Tensor, returns: Tensor, clip: float) -> dict[str, Tensor]:  # (B,) -> ()
-    """Eq. (1) by PPO: clipped policy loss, value loss, entropy (arXiv 1707.06347, equation 9)."""
-    ratio = (policy.log_prob(action) - log_prob_before).exp()
-    advantage = (advantage - advantage.mean()) / (advantage.std(correction=0) + 1e-8)
-    clipped = ratio.clamp(1 - clip, 1 + clip)
-    policy_loss = -torch.minimum(ratio * advantage, clipped * advantage).mean()
-    value_loss, entropy = F.mse_loss(value, returns), policy.entropy().mean()
-    return {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy}
 
-def minibatches(rollout: Rollout, size: int, epochs: float) -> list[Tensor]:  # indices (B,) each
-    """Steps of a flat rollout, shuffled anew for each pass; the last pass may be a part of one."""
-    n, device = len(rollout.action), rollout.action.device
-    passes = [torch.randperm(n, device=device) for _ in range(math.ceil(epochs))]
-    batches = [i for indices in passes for i in indices.split(size) if len(i) > 1]  # 1: no negative
-    return batches[: math.ceil(epochs * len(batches) / len(passes))]
+def plan_looks(n_steps: int, pairs_every: int, first: int, seed: int) -> np.ndarray:
+    """Which steps' pairs are kept: one in each `pairs_every` from step `first` on -> (n_steps,).
 
-def descend(optimizer: Adam, loss: Tensor, max_grad_norm: float | None = None) -> None:
-    """One gradient step, clipped to a norm if one is given."""
+    At a random place [ours: a fixed one could meet the same moment of every episode].
+    """
+    rng = np.random.default_rng(seed)
+    looks = np.zeros(n_steps, bool)
+    for start in range(first, n_steps, pairs_every):
+        looks[start + rng.integers(min(pairs_every, n_steps - start))] = True
+    return looks
+
+
+def remember(memory: Pairs | None, new: Pairs | None, size: int) -> Pairs | None:
+    """The last `size` pairs of the memory and the new ones, in the order of time."""
+    if memory is None or new is None:
+        return new or memory
+    joined = [torch.cat([old, fresh])[-size:] for old, fresh in zip(memory, new)]
+    return Pairs(*joined)
+
+
+# --- Section IV, phase one: the shared embedding ------------------------------------------------
+
+
+def train_embedding(
+    nets: Networks, optimizer: Adam, pairs: Pairs, config: Config
+) -> Losses:
+    """Phase one: both encoders learn the shared embedding by Eq. (9), on the teacher's pairs.
+
+    "bits" is how much an embedding tells of which step its partner belongs to: log2 of the
+    minibatch's size less Eq. (6) in bits. 0 is nothing; log2(encoder_batch) is all there is.
+    """
+    # Section IV-D: Eq. (8) runs through the policy but may only move the encoders. So it gets a
+    # copy of the policy that takes no gradient.
+    policy = copy.deepcopy(nets.policy).requires_grad_(False)
+    minibatches = draw_minibatches(
+        len(pairs.action), config.encoder_batch, config.encoder_updates
+    )
+    with torch.no_grad():  # before the first step of this phase
+        logits_teacher_before = [
+            policy(nets.teacher(pairs.obs_teacher[i])) for i in minibatches
+        ]
+        logits_student_before = [
+            policy(nets.student(pairs.obs_student[i])) for i in minibatches
+        ]
+    logs = []
+    for k, i in enumerate(minibatches):  # i (B,)
+        z_teacher = nets.teacher(pairs.obs_teacher[i])  # (B, D)
+        z_student = nets.student(pairs.obs_student[i])  # (B, D)
+        nce = info_nce_loss(z_teacher, z_student, nets.log_inverse_temperature.exp())
+        align = alignment_loss(z_teacher, z_student)
+        stab = stability_loss(
+            policy(z_teacher),
+            policy(z_student),
+            logits_teacher_before[k],
+            logits_student_before[k],
+        )
+        loss = embedding_loss(nce, align, stab, config.lambda_align, config.lambda_stab)
+        take_step(optimizer, loss)
+        with torch.no_grad():  # at most 100 [ours: it ran to 230]
+            nets.log_inverse_temperature.clamp_(max=math.log(100))
+        bits = (math.log(len(i)) - nce) / math.log(2)
+        logs.append({"info_nce": nce, "align": align, "stab": stab, "bits": bits})
+    losses = mean_of(logs)
+    losses["inverse_temperature"] = nets.log_inverse_temperature.exp().item()
+    return losses
+
+
+def draw_minibatches(n: int, size: int, count: int) -> list[Tensor]:  # -> count of (B,)
+    """Indices of `count` minibatches out of n; each pass over the n is shuffled anew."""
+    minibatches = []
+    while len(minibatches) < count:
+        minibatches += torch.randperm(n).split(size)
+    return minibatches[:count]
+
+
+def take_step(optimizer: Adam, loss: Tensor, max_grad_norm: float = math.inf) -> None:
+    """One step of gradient descent, the gradient clipped to a norm."""
     optimizer.zero_grad()
     loss.backward()
-    if max_grad_norm is not None:
-        nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], max_grad_norm)
+    nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], max_grad_norm)
     optimizer.step()
 
-def mean_of(logs: list[dict[str, Tensor]]) -> Losses:
-    """Mean of each named loss over the minibatches."""
-    return {k: torch.stack([log[k].detach() for log in logs]).mean().item() for k in logs[0]}
 
-def train_policy(nets: Networks, optimizer: Adam, rollout: Rollout, config: Config,
-                 remaining: float = 1.0) -> Losses:
-    """Phase two: PPO on what the teacher has collected, (T, N, ...) -> the mean of each loss. The
-    entropy bonus goes with `remaining`, the share of the training that is still to come."""
-    method = METHODS[config.method]
-    before = copy.deepcopy(nets.policy).requires_grad_(False)
+def mean_of(logs: list[dict[str, Tensor]]) -> Losses:
+    """The mean of each named loss over the minibatches."""
+    means = {}
+    for name in logs[0]:
+        means[name] = torch.stack([log[name].detach() for log in logs]).mean().item()
+    return means
+
+
+# --- Section IV, phase two: PPO on the embedding ------------------------------------------------
+
+
+def gae(
+    rewards: Tensor,
+    values: Tensor,
+    next_values: Tensor,
+    terminated: Tensor,
+    done: Tensor,
+    gamma: float,
+    lam: float,
+) -> Tensor:  # (T, N) each -> (T, N)
+    """Generalised advantage estimation (Schulman et al., 2016, arXiv 1506.02438, equation 16).
+
+        A_t = delta_t + gamma lam A_t+1,   delta_t = r_t + gamma V(s_t+1) - V(s_t)
+
+    `next_values` are of the true next observation. After a termination V(s_t+1) counts as zero;
+    a truncated episode would have gone on, so there it counts. Either end (`done`) keeps A_t+1,
+    which belongs to the next episode, out.
+    """
+    goes_on = 1 - terminated.float()
+    same_episode = 1 - done.float()
+    delta = rewards + gamma * next_values * goes_on - values
+    advantages = torch.zeros_like(rewards)
+    advantage = torch.zeros_like(rewards[0])  # (N,)
+    for t in reversed(range(len(rewards))):
+        advantage = delta[t] + gamma * lam * same_episode[t] * advantage
+        advantages[t] = advantage
+    return advantages
+
+
+def ppo_losses(
+    policy: Distribution,
+    value: Tensor,
+    action: Tensor,
+    log_prob_before: Tensor,
+    advantage: Tensor,
+    returns: Tensor,
+    clip: float,
+) -> dict[str, Tensor]:  # (B,) each -> () each
+    """Eq. (1) by PPO (arXiv 1707.06347, equation 9): policy loss, value loss, entropy.
+
+        ratio = pi(a | z) / pi_before(a | z)
+        policy loss = - mean min( ratio A, clip(ratio, 1 - clip, 1 + clip) A )
+
+    Besides, for the log: an estimate of KL(pi_before || pi) and the share of clipped ratios.
+    """
+    log_ratio = policy.log_prob(action) - log_prob_before
+    ratio = log_ratio.exp()
+    normalised = (advantage - advantage.mean()) / (advantage.std(correction=0) + 1e-8)
+    clipped_ratio = ratio.clamp(1 - clip, 1 + clip)
+    return {
+        "policy_loss": -torch.minimum(
+            ratio * normalised, clipped_ratio * normalised
+        ).mean(),
+        "value_loss": F.mse_loss(value, returns),
+        "entropy": policy.entropy().mean(),
+        "approx_kl": (ratio - 1 - log_ratio).mean(),
+        "clip_fraction": ((ratio - 1).abs() > clip).float().mean(),
+    }
+
+
+def train_policy(
+    nets: Networks, optimizer: Adam, rollout: Rollout, config: Config, entropy_coef: float
+) -> Losses:
+    """Phase two: PPO on the steps that the teacher has collected -> the mean of each loss."""
+    method = find_method(config.method)
+    policy_before = copy.deepcopy(nets.policy).requires_grad_(False)
+    reward = rollout.reward
     with torch.no_grad():
-        reward, policy_before = rollout.reward, before.distribution(rollout.logits_teacher)
-        parts = Rollout(*(x.split(config.ppo_batch) for x in rollout.flat()))  # faster than at once
-        if method.has_proxy:
-            logits_proxy = torch.cat([nets.policy(nets.proxy(x)) for x in parts.obs_teacher])
-            proxy = before.distribution(logits_proxy.view_as(rollout.logits_teacher))  # constants
-            reward = reward - config.sitt_lambda1 * imitation_kl(policy_before, proxy)  # Eq. (10)
-        values = torch.cat([nets.critic(z) for z in parts.z_teacher]).view_as(reward)
-        next_values = torch.cat([nets.critic(z) for z in parts.z_next]).view_as(reward)
-        ends = rollout.terminated, rollout.done
-        advantage = gae(reward, values, next_values, *ends, config.gamma, config.gae_lambda)
-        targets = policy_before.log_prob(rollout.action), advantage, advantage + values
-        targets = [x.flatten() for x in targets]  # (T*N,) each
-    rollout, logs = rollout.flat(), []
-    entropy_coef = config.entropy_end + remaining**2 * (config.entropy_coef - config.entropy_end)
-    for i in minibatches(rollout, config.ppo_batch, config.ppo_epochs):
+        if method.has_proxy:  # SITT penalises states in which the student cannot follow
+            logits_proxy = nets.policy(
+                nets.proxy(rollout.obs_teacher.flatten(0, 1))
+            )  # (T*N, A)
+            proxy = policy_before.distribution(logits_proxy)
+            teacher = policy_before.distribution(
+                policy_before(rollout.z_teacher.flatten(0, 1))
+            )
+            penalty = imitation_kl(teacher, proxy).view_as(reward)
+            reward = reward - config.sitt_lambda1 * penalty  # Eq. (10), in the reward
+        values = nets.critic(rollout.z_teacher).squeeze(-1)  # (T, N)
+        next_values = nets.critic(rollout.z_next).squeeze(-1)  # (T, N)
+        advantages = gae(
+            reward,
+            values,
+            next_values,
+            rollout.terminated,
+            rollout.done,
+            config.gamma,
+            config.gae_lambda,
+        )
+        returns = advantages + values
+        unexplained = (returns - values).var() / (returns.var() + 1e-8)
+
+    # From here on the steps lie in one row, (T*N, ...).
+    obs_teacher = rollout.obs_teacher.flatten(0, 1)
+    z_teacher = rollout.z_teacher.flatten(0, 1)
+    action = rollout.action.flatten(0, 1)
+    log_prob_before = rollout.log_prob.flatten()
+    advantage = advantages.flatten()
+    return_ = returns.flatten()
+    n_updates = config.ppo_epochs * math.ceil(len(action) / config.ppo_batch)
+    logs = []
+    for i in draw_minibatches(len(action), config.ppo_batch, n_updates):  # i (B,)
         # Section IV: "policy gradients ... are not passed through the embedding networks".
-        # A stored z carries no graph; no encoder has moved since, so the ratio starts at 1.
-        z = rollout.z_teacher[i]
+        # A stored z carries no graph, and no encoder has moved since, so the ratio starts at 1.
+        z = z_teacher[i]  # (B, D)
         if method.policy_gradient_reaches_encoder:
-            z = nets.teacher(rollout.obs_teacher[i])
-        policy, value = nets.policy.distribution(nets.policy(z)), nets.critic(z).squeeze(-1)
-        log = ppo_losses(policy, value, rollout.action[i], *(x[i] for x in targets), config.clip)
+            z = nets.teacher(obs_teacher[i])
+        policy = nets.policy.distribution(nets.policy(z))
+        value = nets.critic(z).squeeze(-1)  # (B,)
+        log = ppo_losses(
+            policy,
+            value,
+            action[i],
+            log_prob_before[i],
+            advantage[i],
+            return_[i],
+            config.clip,
+        )
         loss = log["policy_loss"] + config.value_coef * log["value_loss"]
         loss = loss - entropy_coef * log["entropy"]
         if method.has_proxy:
-            log["penalty"] = imitation_kl(policy, before.distribution(logits_proxy[i])).mean()
-            loss = loss + config.sitt_lambda2 * log["penalty"]  # Eq. (10), in the policy's loss
-        descend(optimizer, loss, config.max_grad_norm)
+            proxy = policy_before.distribution(logits_proxy[i])
+            log["penalty"] = imitation_kl(policy, proxy).mean()
+            loss = (
+                loss + config.sitt_lambda2 * log["penalty"]
+            )  # Eq. (10), in the policy's loss
+        take_step(optimizer, loss, config.max_grad_norm)
         logs.append(log)
-    return mean_of(logs)
+    losses = mean_of(logs)
+    losses["explained_variance"] = 1 - unexplained.item()
+    return losses
 
-def train_embedding(nets: Networks, optimizer: Adam, rollout: Rollout, config: Config) -> Losses:
-    """Phase one: both encoders learn the shared embedding, Eq. (9), on the teacher's pairs.
-    "match": how often z_S is the nearest to its z_T; near 1, z_T tells what the student sees."""
-    # Section IV-D: Eq. (8) runs through the policy but may only move the encoders. So it gets a
-    # copy of the policy that takes no gradient; stored z and the copied E_S give logits "before"
-    # (not the stored logits: PPO has moved the policy since).
-    frozen, rollout, logs = copy.deepcopy(nets).requires_grad_(False), rollout.flat(), []
-    moved = METHODS[config.method].policy_gradient_reaches_encoder  # E_T, since z was stored
-    for i in minibatches(rollout, config.encoder_batch, config.encoder_epochs):
-        obs_teacher = rollout.obs_teacher.index_select(0, i)
-        obs_student = rollout.obs_student.index_select(0, i)  # of images 20 times faster than [i]
-        z_teacher, z_student = nets.teacher(obs_teacher), nets.student(obs_student)
-        z_before = frozen.teacher(obs_teacher) if moved else rollout.z_teacher[i]
-        logits_teacher, logits_student = frozen.policy(torch.cat([z_teacher, z_student])).chunk(2)
-        logits_before = frozen.policy(torch.cat([z_before, frozen.student(obs_student)])).chunk(2)
-        nce = info_nce_loss(z_teacher, z_student, nets.log_inverse_temperature.exp())
-        align = alignment_loss(z_teacher, z_student)
-        stab = stability_loss(logits_teacher, logits_student, *logits_before)
-        loss = embedding_loss(nce, align, stab, config.lambda_align, config.lambda_stab)
-        descend(optimizer, loss)
-        with torch.no_grad():
-            nets.log_inverse_temperature.clamp_(max=math.log(100.0))  # [ours: else it ran to 230]
-            similarity = z_teacher @ z_student.T  # (B, B); equal views tie, and count as found
-            match = (similarity.diagonal() > similarity.amax(1) - 1e-4).float().mean()
-        logs.append({"info_nce": nce, "align": align, "stab": stab, "match": match})
-    return {**mean_of(logs), "inverse_temperature": nets.log_inverse_temperature.exp().item()}
 
-# --- Section V-B: the baselines, and all rows of Table I ------------------------------------------
-def train_bc_student(nets: Networks, optimizer: Adam, rollout: Rollout, config: Config) -> Losses:
-    """Behaviour cloning: maximise the likelihood of the actions in the teacher's trajectories.
+# --- Section V-B: the baselines, and all rows of Table I ----------------------------------------
 
-    The teacher is trained by now and stays as it is. The passes over each rollout give the student
-    as many updates in all as in other methods.
+
+def train_bc_student(
+    nets: Networks, optimizer: Adam, pairs: Pairs, config: Config
+) -> Losses:
+    """Behaviour cloning: maximise the likelihood of the teacher's actions [ours: the likelihood].
+
+    The teacher is trained by now and stays as it is. The student gets as many updates in all as
+    in the other methods, in a shorter time.
     """
-    rollout, logs = rollout.flat(), []
-    passes = config.encoder_epochs / METHODS[config.method].imitation_share
-    for i in minibatches(rollout, config.encoder_batch, passes):
-        policy = nets.distribution("student", rollout.obs_student.index_select(0, i))
-        logs.append({"imitation": -policy.log_prob(rollout.action[i]).mean()})
-        descend(optimizer, logs[-1]["imitation"])
+    updates = round(config.encoder_updates / METHODS["bc"].student_share)
+    logs = []
+    for i in draw_minibatches(len(pairs.action), config.encoder_batch, updates):
+        policy = nets.distribution("student", pairs.obs_student[i])
+        imitation = -policy.log_prob(pairs.action[i]).mean()
+        take_step(optimizer, imitation)
+        logs.append({"imitation": imitation})
     return mean_of(logs)
 
-def train_sitt_student(nets: Networks, optimizer: Adam, rollout: Rollout, config: Config) -> Losses:
-    """SITT's alignment phase: student imitates teacher, proxy imitates student, policy stays put.
 
-    Written from the description of arXiv 2412.09149: L1 on features and on logits; each loss moves
-    one of the two. The penalty in `train_policy` moves teacher's encoder and policy.
+def train_sitt_student(
+    nets: Networks, optimizer: Adam, pairs: Pairs, config: Config
+) -> Losses:
+    """SITT's imitation phase: the student imitates the teacher, and a proxy the student.
+
+    Written from the description in arXiv 2412.09149. Distances are L1, of embeddings and of
+    logits. The teacher and the policy stay put; they learn from PPO and its penalty alone.
     """
-    policy = copy.deepcopy(nets.policy).requires_grad_(False)  # it learns from PPO alone
-    rollout, logs = rollout.flat(), []
-    for i in minibatches(rollout, config.encoder_batch, config.encoder_epochs):
-        z_teacher = nets.teacher(rollout.obs_teacher[i]).detach()  # PPO alone moves the teacher
-        z_student = nets.student(rollout.obs_student.index_select(0, i))
-        z_proxy, logits = nets.proxy(rollout.obs_teacher[i]), policy(z_student)
-        student = F.l1_loss(z_student, z_teacher) + F.l1_loss(logits, policy(z_teacher))
-        proxy = F.l1_loss(z_proxy, z_student.detach()) + F.l1_loss(policy(z_proxy), logits.detach())
-        descend(optimizer, student + proxy)
-        logs.append({"student_to_teacher": student, "proxy_to_student": proxy})
+    policy = copy.deepcopy(nets.policy).requires_grad_(False)
+    logs = []
+    for i in draw_minibatches(
+        len(pairs.action), config.encoder_batch, config.encoder_updates
+    ):
+        z_teacher = nets.teacher(pairs.obs_teacher[i]).detach()  # (B, D): a constant aim
+        z_student = nets.student(pairs.obs_student[i])  # (B, D)
+        z_proxy = nets.proxy(pairs.obs_teacher[i])  # (B, D)
+        logits_student = policy(z_student)  # (B, A)
+        student_loss = F.l1_loss(z_student, z_teacher)
+        student_loss = student_loss + F.l1_loss(logits_student, policy(z_teacher))
+        proxy_loss = F.l1_loss(z_proxy, z_student.detach())
+        proxy_loss = proxy_loss + F.l1_loss(policy(z_proxy), logits_student.detach())
+        take_step(optimizer, student_loss + proxy_loss)
+        logs.append({"student_to_teacher": student_loss, "proxy_to_student": proxy_loss})
     return mean_of(logs)
+
 
 class Method(NamedTuple):
-    """One row of our Table I: all in which a method differs."""
-    train_student: Callable  # (nets, optimizer, rollout, config) -> losses; follows PPO in a cycle
-    settings: dict = {}  # what the method fixes; what it does not read is fixed too
+    """All in which a row of Table I differs from the others."""
+
+    train_student: Callable  # (nets, optimizer, pairs, config) -> losses, in each cycle
+    settings: dict = {}  # of Config, that the method fixes or does not read
     policy_gradient_reaches_encoder: bool = False  # the paper's point is that it does not
-    own_head: bool = False  # otherwise the student acts through the teacher's policy
-    has_proxy: bool = False  # a network that stands for the student in Eq. (10)
-    imitation_share: float = 1.0  # below 1: PPO first, then train_student for this share of steps
-    paper: tuple = ()  # success of (teacher, student) in the paper's Table I, in the order of ENVS
+    own_head: bool = False  # the student has a policy of its own, not the teacher's
+    has_proxy: bool = False  # SITT's imitation of the student
+    student_share: float = (
+        1.0  # below 1: PPO alone first, the student alone in this last share
+    )
+    paper: dict = {}  # environment -> success of (teacher, student) in the paper's Table I
 
-NO_EQ_9 = dict(lambda_align=0.0, align_delay=0.0, lambda_stab=0.0, inverse_temperature=1.0)
-NO_EQ_10 = dict(sitt_lambda1=0.0, sitt_lambda2=0.0)
+
+NO_EQ_9 = {"lambda_align": 0.0, "align_delay": 0.0, "lambda_stab": 0.0}
+NO_EQ_10 = {"sitt_lambda1": 0.0, "sitt_lambda2": 0.0}
 METHODS = {
-    "bc": Method(train_bc_student, NO_EQ_9 | NO_EQ_10, policy_gradient_reaches_encoder=True,
-                 own_head=True, imitation_share=0.25, paper=((1.00, 0.19), (1.00, 0.47))),
-    "sitt": Method(train_sitt_student, NO_EQ_9, policy_gradient_reaches_encoder=True,
-                   has_proxy=True, paper=((0.91, 0.72), (0.94, 0.51))),
-    "policy-gradient": Method(train_embedding, NO_EQ_10, policy_gradient_reaches_encoder=True),
-    "no-align": Method(train_embedding, NO_EQ_10 | dict(lambda_align=0.0, align_delay=0.0),
-                       paper=((0.99, 0.91), (0.94, 0.73))),
-    "no-stability": Method(train_embedding, NO_EQ_10 | {"lambda_stab": 0.0},
-                           paper=((0.79, 0.78), (0.97, 0.95))),
-    "ours": Method(train_embedding, NO_EQ_10, paper=((1.00, 1.00), (0.99, 0.98))),
-}  # fmt: skip
+    "bc": Method(
+        train_bc_student,
+        settings=NO_EQ_9 | NO_EQ_10,
+        policy_gradient_reaches_encoder=True,
+        own_head=True,
+        student_share=0.25,
+        paper={"tunnelvision": (1.00, 0.19), "collecthealth": (1.00, 0.47)},
+    ),
+    "sitt": Method(
+        train_sitt_student,
+        settings=NO_EQ_9,
+        policy_gradient_reaches_encoder=True,
+        has_proxy=True,
+        paper={"tunnelvision": (0.91, 0.72), "collecthealth": (0.94, 0.51)},
+    ),
+    "policy-gradient": Method(
+        train_embedding,
+        settings=NO_EQ_10,
+        policy_gradient_reaches_encoder=True,
+    ),
+    "no-align": Method(
+        train_embedding,
+        settings=NO_EQ_10 | {"lambda_align": 0.0, "align_delay": 0.0},
+        paper={"tunnelvision": (0.99, 0.91), "collecthealth": (0.94, 0.73)},
+    ),
+    "no-stability": Method(
+        train_embedding,
+        settings=NO_EQ_10 | {"lambda_stab": 0.0},
+        paper={"tunnelvision": (0.79, 0.78), "collecthealth": (0.97, 0.95)},
+    ),
+    "ours": Method(
+        train_embedding,
+        settings=NO_EQ_10,
+        paper={"tunnelvision": (1.00, 1.00), "collecthealth": (0.99, 0.98)},
+    ),
+}
 
-# --- Evaluation -----------------------------------------------------------------------------------
+
+def find_method(name: str) -> Method:
+    """A row of METHODS, or "module:name" for a `Method` of the user's. Raises BadInput."""
+    if name in METHODS:
+        return METHODS[name]
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        known = ", ".join(METHODS)
+        raise BadInput(
+            f"unknown method {name!r}; there are {known}, and module:name of your own"
+        )
+    try:
+        method = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise BadInput(f"cannot find method {name!r}: {error}") from error
+    if not hasattr(method, "train_student"):
+        raise BadInput(f"method {name!r} is no tsalign.Method")
+    return method
+
+
+# --- Evaluation ---------------------------------------------------------------------------------
+
+
 @torch.no_grad()
-def play_episodes(envs, nets: Networks, agent: str, episodes_each: int, seed: int,
-                  limit: int) -> tuple[np.ndarray, np.ndarray]:  # -> (E,), (E,)
-    """Undiscounted return and success (nan if not reported) of one agent's E episodes, equally many
-    of each environment. Actions are sampled [ours: the likeliest can loop without memory]."""
-    device, played = next(nets.parameters()).device, []
-    finished, steps, returns = np.zeros((3, envs.num_envs))
-    obs, _ = envs.reset(seed=seed)
-    while (finished < episodes_each).any():
+def play_episodes(
+    envs: gym.vector.VectorEnv,
+    nets: Networks,
+    agent: str,
+    episodes_each: int,
+    seed: int,
+    step_limit: int,
+) -> tuple[np.ndarray, np.ndarray]:  # -> (E,), (E,)
+    """Undiscounted return and success (nan: not reported) of one agent's E episodes.
+
+    Each environment gives equally many: the first to end are the short ones. Actions are drawn
+    [ours: the likeliest can loop for ever without memory].
+    """
+    device = nets.log_inverse_temperature.device
+    n_finished = np.zeros(envs.num_envs, int)
+    episode_return = np.zeros(envs.num_envs)
+    episode_steps = np.zeros(envs.num_envs, int)
+    returns = []
+    successes = []
+    draw_student(envs, agent == "student")
+    obs = reset_envs(envs, seed=seed)
+    while n_finished.min() < episodes_each:
         action = nets.distribution(agent, to_tensor(obs[agent], device)).sample()
         obs, reward, terminated, truncated, success = step_envs(envs, action)
-        steps, returns, ended = steps + 1, returns + reward, terminated | truncated
-        if steps.max() > limit:
-            raise BadInput(f"an episode goes on after {limit} steps: register max_episode_steps")
-        played.append(np.stack([returns, success])[:, ended & (finished < episodes_each)])
-        finished, steps, returns = finished + ended, steps * ~ended, returns * ~ended
+        episode_return += reward
+        episode_steps += 1
+        if episode_steps.max() > step_limit:
+            raise BadInput(
+                f"an episode goes on after {step_limit} steps: register max_episode_steps"
+            )
+        ended = terminated | truncated
+        counts = ended & (n_finished < episodes_each)
+        returns.extend(episode_return[counts])
+        successes.extend(success[counts])
+        n_finished[ended] += 1
+        episode_return[ended] = 0
+        episode_steps[ended] = 0
         if ended.any():
-            obs, _ = envs.reset(options={"reset_mask": ended})
-    return tuple(np.concatenate(played, axis=1))
+            obs = reset_envs(envs, ended=ended)
+    return np.array(returns), np.array(successes)
 
-def evaluate(envs, nets: Networks, episodes: int, seed: int, limit: int = 10_000) -> dict:
-    """Success rates and mean returns of both agents from the same seeds, and the gap. The episodes
-    are rounded up to a multiple of N. No success if no `is_success` is reported."""
-    score, each = {}, math.ceil(episodes / envs.num_envs)
+
+def evaluate(
+    envs: gym.vector.VectorEnv,
+    nets: Networks,
+    episodes: int,
+    seed: int,
+    step_limit: int = 10_000,
+) -> dict[str, float]:
+    """Success rate and mean return of both agents, from the same seeds, and teacher - student.
+
+    The episodes are rounded up to a multiple of N. There is no success where the environment
+    reports no `is_success`; the gap is then one of returns.
+    """
+    episodes_each = math.ceil(episodes / envs.num_envs)
+    score = {}
     for agent in AGENTS:
-        returns, success = play_episodes(envs, nets, agent, each, seed, limit)
+        returns, successes = play_episodes(
+            envs, nets, agent, episodes_each, seed, step_limit
+        )
         score[f"return_{agent}"] = float(returns.mean())
         score[f"return_{agent}_se"] = float(returns.std() / len(returns) ** 0.5)
-        if not np.isnan(success).all():
-            score[f"success_{agent}"] = float(np.nan_to_num(success).mean())
-    kind = "success" if {"success_teacher", "success_student"} <= score.keys() else "return"
-    return {"gap": score[f"{kind}_teacher"] - score[f"{kind}_student"]} | score
+        if not np.isnan(successes).all():
+            score[f"success_{agent}"] = float(np.nan_to_num(successes).mean())
+    kind = kind_of_score(score)
+    score["gap"] = score[f"{kind}_teacher"] - score[f"{kind}_student"]
+    return score
 
-# --- The one training loop ------------------------------------------------------------------------
-def pick_device(name: str) -> torch.device:
-    """cuda > mps > cpu for "auto". Raises BadInput for a device that torch does not have."""
-    if name == "auto":
-        name = "mps" if torch.backends.mps.is_available() else "cpu"
-        name = "cuda" if torch.cuda.is_available() else name
-    try:
-        torch.zeros(1, device=name).cpu()  # fails also on a device that holds no data
-        return torch.device(name)
-    except (RuntimeError, AssertionError) as error:
-        raise BadInput(f"device {name!r} is not available: {str(error).splitlines()[0]}") from error
 
-def make_optimizers(nets: Networks, config: Config) -> tuple[Adam, Adam]:
-    """PPO's: policy and critic, in some methods E_T too; phase one's: all but policy and critic."""
-    owned = [*nets.policy.parameters(), *nets.critic.parameters()]
-    rest = [p for p in nets.parameters() if all(p is not q for q in owned)]
-    if METHODS[config.method].policy_gradient_reaches_encoder:
-        owned += nets.teacher.parameters()
-    fused = rest[0].device.type != "mps"
-    return Adam(owned, config.ppo_lr, fused=fused), Adam(rest, config.encoder_lr, fused=fused)
+def kind_of_score(score: dict) -> str:
+    """What agents are compared by: "success" where both have reported it, or "return"."""
+    has_success = "success_teacher" in score and "success_student" in score
+    return "success" if has_success else "return"
+
+
+# --- The one training loop ----------------------------------------------------------------------
+
 
 def train(config: Config) -> dict:
     """Train one method on one environment with one seed; the result is also in `result.json`.
 
-    Sets torch's seed and threads. Raises BadInput, or FloatingPointError for a loss not finite.
+    Sets torch's seed and number of threads. Raises BadInput before anything is trained or saved,
+    RunStopped where a run cannot go on.
     """
-    start, device = time.perf_counter(), pick_device(config.device)
+    start = time.perf_counter()
+    config = complete(config)
+    device = pick_device(config.device)
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     n_eval = min(config.num_envs, config.log_episodes)
-    envs, eval_envs = (make_envs(config.env, n) for n in (config.num_envs, n_eval))
-    nets = Networks(envs, config).to(device)
-    with open_log(config) as log_file:
-        print(f"{config.env} {config.method} seed {config.seed} on {device}", flush=True)
-        rows = training_loop(envs, eval_envs, nets, config, log_file)
-        episodes = math.ceil(config.eval_episodes / n_eval) * n_eval
-        result = dict(env=config.env, method=config.method, seed=config.seed, **rows[-1])
-        result |= dict(eval_episodes=episodes, seconds=time.perf_counter() - start)
-        result |= dict(device=str(device), torch=torch.__version__)
-        save_run(config, nets, rows, result)
+    envs = make_envs(config.env, config.num_envs)
+    try:
+        eval_envs = make_envs(config.env, n_eval)
+        try:
+            nets = Networks(envs, config).to(device)
+            open_folder(config)
+            print(
+                f"{config.env} {config.method} seed {config.seed} on {device}", flush=True
+            )
+            print_settings(config)
+            rows = training_loop(envs, eval_envs, nets, config)
+        finally:
+            eval_envs.close()
+    finally:
+        envs.close()
+    result = {
+        "env": config.env,
+        "method": config.method,
+        "seed": config.seed,
+        **rows[-1],
+        "eval_episodes": math.ceil(config.eval_episodes / n_eval) * n_eval,
+        "seconds": time.perf_counter() - start,
+        "device": str(device),
+        "torch": torch.__version__,
+    }
+    save_curve(config, rows)
+    write_at_once(config.folder / "result.json", json.dumps(result, indent=2) + "\n")
     return result
 
-def training_loop(envs, eval_envs, nets: Networks, config: Config, log_file) -> list[dict]:
-    """Collect, then policy, then student (the stored z are then of today's encoders) -> log."""
-    method, rows, losses = METHODS[config.method], [], {}
+
+def training_loop(
+    envs: gym.vector.VectorEnv,
+    eval_envs: gym.vector.VectorEnv,
+    nets: Networks,
+    config: Config,
+) -> list[dict]:
+    """A cycle: collect, train the policy on stored z, train the encoders -> the rows of the log.
+
+    The paper names the encoders first. In an alternation only the first and the last half cycle
+    differ; in this order the stored z are of today's encoders.
+    """
+    method = find_method(config.method)
     policy_optimizer, student_optimizer = make_optimizers(nets, config)
     n_cycles = math.ceil(config.total_steps / (config.num_envs * config.rollout_steps))
-    evals = {math.ceil(n_cycles * k / config.log_evals) for k in range(1, config.log_evals + 1)}
-    n_student = math.ceil(n_cycles * method.imitation_share)  # the last so many cycles
-    n_policy = n_cycles - n_student if method.imitation_share < 1 else n_cycles  # the first
+    # Both are trained in all cycles; but of bc's, first the teacher alone, then the student.
+    policy_cycles = range(n_cycles)
+    student_cycles = range(n_cycles)
+    if method.student_share < 1:
+        n_student = math.ceil(n_cycles * method.student_share)
+        policy_cycles = range(n_cycles - n_student)
+        student_cycles = range(n_cycles - n_student, n_cycles)
+    look_from = student_cycles.start * config.rollout_steps
+    n_steps = n_cycles * config.rollout_steps
+    looks = plan_looks(n_steps + 1, config.pairs_every, look_from, config.seed)
+    eval_after = {
+        math.ceil(n_cycles * k / config.log_evals) for k in range(config.log_evals + 1)
+    }
     seeds = np.random.SeedSequence(config.seed).generate_state(n_cycles + 1).tolist()
-    start, env_steps = time.perf_counter(), 0
+
+    memory = None
+    losses = {}
+    rows = []
+    start = time.perf_counter()
+    env_steps = 0
+    student_views = 0
     try:
-        obs, _ = envs.reset(seed=seeds[0])  # the others are for the evaluations
-        check_views(config.env, envs.observation_space, obs)
-        for cycle in range(1, n_cycles + 1):
-            rollout, obs = collect(envs, obs, nets, config.rollout_steps)
-            if cycle <= n_policy:
-                left = 1 - (cycle - 1) / n_policy  # share of this phase's training to come
-                losses |= train_policy(nets, policy_optimizer, rollout, config, left)
-            if cycle > n_cycles - n_student:
-                left = (n_cycles - cycle + 1) / n_student
-                student_optimizer.param_groups[0]["lr"] = config.encoder_lr * (0.05 + 0.95 * left)
-                now = delay_alignment(config, (cycle - 1) / n_cycles)  # Eq. (7) may still wait
-                losses |= method.train_student(nets, student_optimizer, rollout, now)
-            if not all(map(math.isfinite, losses.values())):
-                raise FloatingPointError(f"a loss is not finite: {losses}")
-            env_steps = cycle * config.num_envs * config.rollout_steps
-            if cycle in evals:
-                episodes = config.eval_episodes if cycle == n_cycles else config.log_episodes
-                score = evaluate(eval_envs, nets, episodes, seeds[cycle], config.episode_limit)
-                rows.append({"env_steps": env_steps} | score | losses)
-                log(log_file, rows, time.perf_counter() - start, cycle / n_cycles)
-    except Exception as error:  # an error of the environment's own keeps its traceback
-        error.add_note(f"tsalign: {config.env} stopped after {env_steps} environment steps")
-        raise
+        draw_student(envs, bool(looks[0]))
+        obs = reset_envs(envs, seed=seeds[0])  # the others are for the evaluations
+        check_views(
+            config.env, {k: v[0] for k, v in obs.items()}, envs.single_observation_space
+        )
+        for cycle in range(n_cycles):
+            first = cycle * config.rollout_steps
+            now_looks = looks[first : first + config.rollout_steps + 1]
+            rollout, pairs, obs = collect(envs, obs, nets, now_looks)
+            memory = remember(memory, pairs, config.pairs_memory)
+            env_steps += config.num_envs * config.rollout_steps
+            student_views += 0 if pairs is None else len(pairs.action)
+            if cycle in policy_cycles:
+                progress = (cycle - policy_cycles.start) / len(policy_cycles)
+                entropy_coef = config.entropy_end
+                entropy_coef += (1 - progress) ** 2 * (
+                    config.entropy_coef - config.entropy_end
+                )
+                losses |= train_policy(
+                    nets, policy_optimizer, rollout, config, entropy_coef
+                )
+            if cycle in student_cycles and memory is not None:
+                progress = (cycle - student_cycles.start) / len(student_cycles)
+                set_rate(student_optimizer, config.encoder_lr * (1 - 0.95 * progress))
+                today = replace(config, lambda_align=align_weight(config, cycle / n_cycles))
+                losses |= method.train_student(nets, student_optimizer, memory, today)
+            if not all(math.isfinite(loss) for loss in losses.values()):
+                raise RunStopped(f"a loss is not finite: {losses}")
+            if cycle + 1 in eval_after:
+                is_last = cycle + 1 == n_cycles
+                episodes = config.eval_episodes if is_last else config.log_episodes
+                score = evaluate(
+                    eval_envs, nets, episodes, seeds[cycle + 1], config.episode_limit
+                )
+                steps = {"env_steps": env_steps, "student_views": student_views}
+                rows.append(steps | score | losses)
+                print_row(rows, time.perf_counter() - start, (cycle + 1) / n_cycles)
+                save_log(config, rows)
+                save_checkpoint(config, nets)
+    except (BadInput, RunStopped) as error:
+        where = f"{config.env} stopped after {env_steps} environment steps"
+        raise RunStopped(f"{error}; {where}") from error
     return rows
 
-# --- Run folders ----------------------------------------------------------------------------------
-def open_log(config: Config):
-    """Open `log.csv` of a fresh run folder, locked against a second run. Raises BadInput."""
-    folder = config.folder
+
+def align_weight(config: Config, progress: float) -> float:
+    """Eq. (9)'s lambda_align as training goes on [ours: see `align_delay`]."""
+    if config.align_delay == 0:
+        return config.lambda_align
+    growth = (progress - config.align_delay) / (0.5 * config.align_delay)
+    return config.lambda_align * min(max(growth, 0.0), 1.0)
+
+
+def pick_device(name: str) -> torch.device:
+    """The first of cuda, mps and cpu for "auto". Raises BadInput for what torch does not have."""
+    if name == "auto" and torch.cuda.is_available():
+        name = "cuda"
+    elif name == "auto" and torch.backends.mps.is_available():
+        name = "mps"
+    elif name == "auto":
+        name = "cpu"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        log_file = open(folder / "log.csv", "a", newline="")
-        if sys.platform != "win32":  # which has no such lock
-            fcntl = importlib.import_module("fcntl")
-            fcntl.flock(log_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise BadInput(f"another process is training in {folder}") from None
+        torch.zeros(1, device=name).cpu()  # fails also on a device that holds no data
+        return torch.device(name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        first_line = str(error).splitlines()[0][:120]
+        raise BadInput(f"device {name!r} is not available: {first_line}") from error
+
+
+def make_optimizers(nets: Networks, config: Config) -> tuple[Adam, Adam]:
+    """PPO's: policy and critic, in some methods E_T too. Phase one's: all but policy and critic."""
+    for_policy = []
+    for_student = []
+    for name, parameter in nets.named_parameters():
+        network = name.partition(".")[0]
+        if network in ("policy", "critic"):
+            for_policy.append(parameter)
+        else:
+            for_student.append(parameter)
+    if find_method(config.method).policy_gradient_reaches_encoder:
+        for_policy += nets.teacher.parameters()
+    is_fused = for_policy[0].device.type in (
+        "cpu",
+        "cuda",
+    )  # elsewhere torch may not have it
+    return (
+        Adam(for_policy, config.ppo_lr, fused=is_fused),
+        Adam(for_student, config.encoder_lr, fused=is_fused),
+    )
+
+
+def set_rate(optimizer: Adam, rate: float) -> None:
+    """The optimizer's learning rate from now on."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+# --- Run folders --------------------------------------------------------------------------------
+
+
+def open_folder(config: Config) -> None:
+    """Make the run's folder, with `config.json`. Raises BadInput where it cannot be written."""
+    result = config.folder / "result.json"
+    if result.exists() and not config.overwrite:
+        raise BadInput(
+            f"{config.folder} holds a finished run; choose another --out, or --overwrite"
+        )
+    try:
+        config.folder.mkdir(parents=True, exist_ok=True)
+        write_at_once(
+            config.folder / "config.json", json.dumps(asdict(config), indent=2) + "\n"
+        )
+        result.unlink(missing_ok=True)
     except OSError as error:
-        raise BadInput(f"cannot write to {folder}: {error.strerror}") from error
-    if (folder / "result.json").exists():
-        raise BadInput(f"{folder} holds a finished run; choose another --out or delete it")
-    log_file.truncate(0)  # what an interrupted run has left
-    (folder / "config.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
-    return log_file
+        raise BadInput(f"cannot write to {config.folder}: {error.strerror}") from error
 
-def log(log_file, rows: list[dict], elapsed: float, share: float) -> None:
-    """Write `log.csv` anew (a later row may have more columns); print the last row's main ones."""
-    log_file.truncate(0)
-    writer = csv.DictWriter(log_file, list(dict.fromkeys(k for row in rows for k in row)))
-    writer.writeheader()
-    writer.writerows(rows)
-    log_file.flush()
-    row, kind = rows[-1], "success" if "success_student" in rows[-1] else "return"
-    row = row | {"steps/s": row["env_steps"] / elapsed, "s left": elapsed / share - elapsed}
-    names = [f"{kind}_{agent}" for agent in AGENTS] + ["gap", "entropy", "match", *list(row)[-2:]]
+
+def write_at_once(path: Path, content: str) -> None:
+    """Write a file so that it is either whole or not there."""
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text(content)
+    unfinished.replace(path)
+
+
+def print_settings(config: Config) -> None:
+    """The settings in which this run differs from Config's own."""
+    for f in fields(Config):
+        value = getattr(config, f.name)
+        if value != f.default and f.name not in ("env", "method", "seed", "out"):
+            print(f"  {f.name} {value} (default {f.default})", flush=True)
+
+
+def print_row(rows: list[dict], elapsed: float, progress: float) -> None:
+    """One aligned line of the last evaluation; the names of its columns above the first."""
+    row = rows[-1]
+    kind = kind_of_score(row)
+    shown = {
+        "steps": row["env_steps"],
+        "teacher": row[f"{kind}_teacher"],
+        "student": row[f"{kind}_student"],
+        "gap": row["gap"],
+        "views": row["student_views"],
+        "entropy": row.get("entropy"),
+        "bits": row.get("bits"),
+        "steps/s": row["env_steps"] / elapsed,
+        "s left": elapsed / progress - elapsed,
+    }
+    shown = {name: value for name, value in shown.items() if value is not None}
     if len(rows) == 1:
-        print(f"{kind + ':':>9}", *(f"{k.split('_')[-1]:>9}" for k in names if k in row))
-    print(f"{row['env_steps']:9d}", *(f"{row[k]:9.4g}" for k in names if k in row), flush=True)
+        print(f"{kind} of both agents as training goes on:")
+        print(" ".join(f"{name:>9}" for name in shown))
+    print(
+        " ".join(
+            f"{value:9.0f}" if value >= 1000 else f"{value:9.3f}"
+            for value in shown.values()
+        ),
+        flush=True,
+    )
 
-def save_run(config: Config, nets: Networks, rows: list[dict], result: dict) -> None:
-    """Weights, curve and, last and at once, the result: where it stands, the run is complete."""
-    folder, figure = config.folder, Figure(figsize=(5.5, 3.8), layout="tight")
-    torch.save({"config": asdict(config), "networks": nets.state_dict()}, folder / "checkpoint.pt")
-    axis, kind = figure.subplots(), "success" if "success_student" in result else "return"
-    for agent, style in zip(AGENTS, ("--", "-")):
-        score = [row.get(f"{kind}_{agent}", math.nan) for row in rows]
-        axis.plot([row["env_steps"] for row in rows], score, style, label=agent)
-    axis.set(title=folder.name, xlabel="environment steps", ylabel=kind)
+
+def save_log(config: Config, rows: list[dict]) -> None:
+    """Write `log.csv` anew: a later row may have columns that the first ones do not."""
+    columns = {}  # a dict keeps the order in which names first came
+    for row in rows:
+        columns.update(row)
+    with open(config.folder / "log.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, list(columns))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def save_checkpoint(config: Config, nets: Networks) -> None:
+    """Settings and weights as of now. A disk that is full leaves the last ones as they were."""
+    path = config.folder / "checkpoint.pt"
+    unfinished = config.folder / "checkpoint.tmp"
+    try:
+        torch.save({"config": asdict(config), "networks": nets.state_dict()}, unfinished)
+        unfinished.replace(path)
+    except (OSError, RuntimeError) as error:  # torch's writer raises the latter
+        unfinished.unlink(missing_ok=True)
+        raise RunStopped(f"cannot save {path}: {str(error).splitlines()[0]}") from error
+
+
+def save_curve(config: Config, rows: list[dict]) -> None:
+    """Draw both agents' scores over environment steps as `curve.png`."""
+    kind = kind_of_score(rows[-1])
+    steps = [row["env_steps"] for row in rows]
+    figure = Figure(figsize=(5.5, 3.8), layout="tight")
+    axis = figure.subplots()
+    axis.plot(
+        steps, [row.get(f"{kind}_teacher", math.nan) for row in rows], "--", label="teacher"
+    )
+    axis.plot(
+        steps, [row.get(f"{kind}_student", math.nan) for row in rows], "-", label="student"
+    )
+    axis.set(title=config.folder.name, xlabel="environment steps", ylabel=kind)
     axis.legend()
-    figure.savefig(folder / "curve.png", dpi=130)
-    (folder / "result.tmp").write_text(json.dumps(result, indent=2) + "\n")
-    (folder / "result.tmp").replace(folder / "result.json")
+    figure.savefig(config.folder / "curve.png", dpi=130)
+
 
 def load_run(folder: str | Path) -> tuple[Config, Networks]:
-    """Settings and networks of a finished run, on the CPU. Raises BadInput where there is none."""
+    """Settings and networks of a run, on the CPU; of an unfinished one as of its last evaluation.
+
+    Raises BadInput where there is no whole checkpoint.
+    """
     path = Path(folder) / "checkpoint.pt"
     if not path.exists():
-        raise BadInput(f"no finished run in {folder}")
-    saved = torch.load(path, map_location="cpu", weights_only=True)
-    config = Config(**saved["config"])
-    nets = Networks(make_envs(config.env, 1), config)
+        raise BadInput(f"no run has been saved in {folder}")
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        config = Config(**saved["config"])
+    except (
+        Exception
+    ) as error:  # torch has many for a file that is cut off or of another kind
+        raise BadInput(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+    envs = make_envs(config.env, 1)
+    nets = Networks(envs, config)
+    envs.close()
     nets.load_state_dict(saved["networks"])
     return config, nets
 
-# --- Settings and command line --------------------------------------------------------------------
-def complete_settings(given: dict) -> dict:
-    """Defaults, then what environment and method set, then what is given. Raises BadInput."""
-    default = {f.name: f.default for f in fields(Config)}
-    env, method = ({**default, **given}[name] for name in ("env", "method"))
-    if method not in METHODS or not given.keys() <= default.keys():
-        unknown = [*given.keys() - default.keys()] or [method]
-        raise BadInput(f"unknown {unknown[0]!r}; methods: {', '.join(METHODS)}; flags: --help")
-    env = {env_id: name for name, env_id in ENVS.items()}.get(env, env)
-    fixed = METHODS[method].settings
-    settings = {**default, **ENV_SETTINGS.get(env, {}), **fixed, **given, "env": env}
-    for f in fields(Config):
-        settings[f.name] = checked(f.name, f.type, settings[f.name])
-        if settings[f.name] != fixed.get(f.name, settings[f.name]):
-            raise BadInput(f"method {method} has {f.name} {fixed[f.name]}, not {given[f.name]}")
-    return settings
 
-def checked(name: str, kind: type, value) -> str | int | float:
-    """The value as its kind, NumPy's numbers too. Raises BadInput for a number out of range."""
-    if kind is str:
-        return str(value)
-    least = {"seed": 0, "sitt_lambda1": -math.inf, "rollout_steps": 2, "encoder_batch": 2,
-             "ppo_batch": 2, "encoder_epochs": 1e-3, "inverse_temperature": 1e-3}  # fmt: skip
-    least = least.get(name, int(kind is int))
-    most = {"gamma": 1, "gae_lambda": 1, "align_delay": 0.5, "inverse_temperature": 100}
-    most = most.get(name, 2**63 - 1)
-    is_number = isinstance(value, (int, float, np.number)) and abs(value) < 2**63
-    if not is_number or not least <= value <= most or kind(value) != value:
-        whole = "whole " if kind is int else ""
-        raise BadInput(f"{name} must be a {whole}number from {least} to {most}, not {value!r}")
-    return kind(value)
+# --- Settings and command line ------------------------------------------------------------------
+
+
+def complete(config: Config) -> Config:
+    """The settings with which a run is made: with what its method fixes. Raises BadInput."""
+    for f in fields(Config):
+        value = getattr(config, f.name)
+        kind = type(f.default)
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        fits = is_number if kind is float else type(value) is kind
+        if not fits:
+            raise BadInput(f"{f.name} must be {kind.__name__}, not {value!r}")
+        if is_number and not math.isfinite(value):
+            raise BadInput(f"{f.name} must be a finite number, not {value!r}")
+    check_ranges(config)
+    fixed = find_method(config.method).settings
+    for name, value in fixed.items():
+        default = Config.__dataclass_fields__[name].default
+        if getattr(config, name) not in (value, default):
+            raise BadInput(f"method {config.method} has {name} {value}")
+    return replace(config, **fixed)
+
+
+def check_ranges(config: Config) -> None:
+    """Raises BadInput for a number that is too small or too large."""
+    least = {
+        "rollout_steps": 2,
+        "encoder_batch": 2,
+        "ppo_batch": 2,
+        "sitt_lambda1": -math.inf,
+    }
+    most = {"gamma": 1, "gae_lambda": 1, "inverse_temperature": 100, "align_delay": 0.5}
+    may_be_0 = ("seed", "entropy_end")
+    for f in fields(Config):
+        value = getattr(config, f.name)
+        if isinstance(value, (str, bool)):
+            continue
+        smallest = least.get(
+            f.name, 1 if isinstance(value, int) and f.name not in may_be_0 else 0
+        )
+        largest = most.get(f.name, 2**63 - 1)
+        if not smallest <= value <= largest:
+            raise BadInput(f"{f.name} must be from {smallest} to {largest}, not {value}")
+    if config.inverse_temperature == 0:
+        raise BadInput("inverse_temperature must be above 0")
+
+
+def whole_number(text: str) -> int:
+    """The command line's "780000", "780_000" or "7.8e5". Raises ValueError."""
+    value = float(text)
+    if value != int(value):
+        raise ValueError
+    return int(value)
+
 
 def fail(message: str, code: int = 2) -> None:
     """One clear line on stderr, and the exit code."""
     print("tsalign:", " ".join(message.split()), file=sys.stderr)
     sys.exit(code)
 
-def main(arguments: list[str] | None = None) -> None:
-    """`python tsalign.py`: exit code 2 for bad input, 1 for a run that stopped, 130 for Ctrl-C."""
+
+def parse_flags(arguments: list[str] | None) -> Config:
+    """Each field of Config is a flag."""
     style = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=style, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=style, allow_abbrev=False
+    )
     parser.error = fail
-    texts = dict(re.findall(r"^    (\w+): \w+ = (.+)$", inspect.getsource(Config), re.MULTILINE))
-    for f in fields(Config):  # each is a flag, its comment the help
-        flag, text = "--" + f.name.replace("_", "-"), texts[f.name].replace("%", "%%")
-        parser.add_argument(flag, type=f.type, help=text, default=argparse.SUPPRESS)
-    sys.path.append(str(Path.cwd()))  # for --env my_file:MyEnv-v0
-    try:
-        config = Config(**vars(parser.parse_args(arguments)))
-        result = train(config)
-    except (BadInput, FloatingPointError) as error:
-        notes = getattr(error, "__notes__", [])  # only a run that had begun has one
-        fail("; ".join([str(error), *notes]).replace("; tsalign:", ";"), code=1 if notes else 2)
-    except KeyboardInterrupt:
-        fail("interrupted; its log so far stays in the run folder", code=130)
-    rows = {k: [result.get(f"{k}_{agent}") for agent in AGENTS] for k in ("success", "return")}
-    paper = dict(zip(ENVS, METHODS[config.method].paper))
-    rows["the paper, Table I"] = paper.get(config.env, [None])
+    for f in fields(Config):
+        flag = "--" + f.name.replace("_", "-")
+        text = f"{f.metadata['help']} (default: {f.default})"
+        if f.type is bool:
+            parser.add_argument(flag, action="store_true", help=text)
+        else:
+            kind = whole_number if f.type is int else f.type
+            parser.add_argument(flag, type=kind, default=f.default, help=text)
+    return Config(**vars(parser.parse_args(arguments)))
+
+
+def print_result(config: Config, result: dict) -> None:
+    """The final scores of both agents, beside the paper's where it has them."""
+    table = {}
+    for kind in ("success", "return"):
+        if f"{kind}_student" in result:
+            table[kind] = (result[f"{kind}_teacher"], result[f"{kind}_student"])
+    paper = find_method(config.method).paper
+    if config.env in paper:
+        table["the paper, Table I"] = paper[config.env]
     print(f"\n{config.env + ' ' + config.method:27}teacher  student      gap")
-    for label, row in rows.items():
-        if None not in row:
-            print(f"{label:27}{row[0]:7.3f}  {row[1]:7.3f}  {row[0] - row[1]:7.3f}")
+    for label, (teacher, student) in table.items():
+        print(f"{label:27}{teacher:7.3f}  {student:7.3f}  {teacher - student:7.3f}")
     where = f"{result['seconds']:.0f} s; saved in {config.folder}"
     print(f"{result['eval_episodes']} fresh episodes of each; {where}")
 
+
+def main(arguments: list[str] | None = None) -> None:
+    """`python tsalign.py`: exit code 2 for bad input, 1 for a stopped run, 130 for Ctrl-C."""
+    sys.path.append(str(Path.cwd()))  # for --env my_file:MyEnv-v0
+    try:
+        config = parse_flags(arguments)
+        result = train(config)
+    except BadInput as error:
+        fail(str(error), code=2)
+    except RunStopped as error:
+        fail(str(error), code=1)
+    except KeyboardInterrupt:
+        fail(
+            "interrupted; log and weights of the last evaluation stay in the run folder",
+            code=130,
+        )
+    print_result(config, result)
+
+
 if __name__ == "__main__":
+    if hasattr(signal, "SIGPIPE"):  # end quietly when the output is piped into `head`
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    sys.modules["tsalign"] = sys.modules[
+        "__main__"
+    ]  # what a file of the user's then imports
     main()
