@@ -1,15 +1,17 @@
-"""CollectHealth-v0: a 3D room that the teacher knows exactly and the student sees through a camera.
+"""CollectHealth-v0: a 3D room that the teacher knows and the student sees through a camera.
 
-Written in NumPy from the paper's description (Section V-A); its code is not public. What the paper
-states is marked [paper] below, what it leaves open and we chose [ours]. Miniworld's
-registered CollectHealth is a different task (18 kits, health that decays, no end at the walls), and
-Miniworld is no longer maintained. Run this file for a picture and the speed: `python
-collecthealth.py`. Metres and radians; world frame x east, y north, angles counter-clockwise; body
-frame x forward, y left.
-Shapes: N sub-environments, K boxes, H W image rows and columns, M rays from one position.
+Written in NumPy from the paper's description (Section V-A); its code is not public. What
+the paper states is marked [paper] below, what it leaves open and we chose [ours].
+Miniworld's registered CollectHealth is a different task (18 kits, health that decays, no
+end at the walls), and Miniworld is no longer maintained. Run this file for a picture and
+the speed: `python collecthealth.py`.
+
+Lengths are metres, angles radians and counter-clockwise. In the room x points east and y
+north; seen from the agent, a place is so far ahead and so far to the left.
+Shapes: N sub-environments, M of their rooms that are drawn, K boxes, H W picture, R rays.
 """
 
-import copy
+from typing import NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -17,62 +19,104 @@ from gymnasium.spaces import Box, Dict, Discrete
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
-STEP, TURN, N_TURNS = 0.5, np.pi / 6, 12  # [ours] metres a move; 12 turns are a full circle
-TURN_LEFT, TURN_RIGHT = 8, 9  # actions 0-7 move
-COLLECT_RADIUS, WALL_MARGIN, SPAWN_MARGIN = 0.6, 0.3, 1.0  # [ours]
-BOX_RADIUS, BOX_HEIGHT = 0.25, 0.6  # [ours] an upright cylinder
-MIN_DEPTH = 1e-3  # metres; the camera may be inside a cylinder
+N_ACTIONS = 10  # the first eight move
+TURN_LEFT = 8
+TURN_RIGHT = 9
+STEP = 0.5  # [ours] metres
+TURN = np.pi / 6  # [ours] 30 degrees
+N_TURNS = 12  # of these are a full circle
+
+COLLECT_RADIUS = 0.6  # [ours]
+WALL_MARGIN = 0.3  # [ours] the agent touches a wall at this distance
+SPAWN_MARGIN = 1.0  # [ours]
+BOX_RADIUS = 0.25  # [ours] a box is an upright cylinder
+BOX_HEIGHT = 0.6  # [ours]
 CAMERA_HEIGHT = 1.0  # [ours] half the walls' height of 2, so the horizon halves the wall
+MIN_DEPTH = 1e-3  # of a box, metres: the camera may be inside its cylinder
 
-CEILING, FLOOR, WALL_X, WALL_Y, TOP, SIDE = np.arange(6, dtype=np.uint8)  # rows of the palette
-PALETTE = np.uint8(
-    [(150, 190, 225), (95, 90, 85), (205, 195, 170), (165, 155, 135), (245, 95, 85), (190, 25, 30)]
+BOX_REWARD = 1.0  # [paper: a reward, ours: its size]
+STEP_COST = 0.01  # [paper: a cost, ours: its size]
+CRASH_COST = 1.0  # [ours]
+
+# What a pixel of the student's picture shows, as a row of the palette, in one byte.
+CEILING = np.uint8(0)
+FLOOR = np.uint8(1)
+WALL_X = np.uint8(2)  # the walls in the east and the west, of constant x
+WALL_Y = np.uint8(3)
+BOX_TOP = np.uint8(4)
+BOX_SIDE = np.uint8(5)
+PALETTE = np.array(
+    [
+        (150, 190, 225),  # ceiling
+        (95, 90, 85),  # floor
+        (205, 195, 170),  # walls of constant x
+        (165, 155, 135),  # walls of constant y
+        (245, 95, 85),  # tops of boxes
+        (190, 25, 30),  # sides of boxes
+    ],
+    np.uint8,
 )
-# Two of its rows, a byte each, read as one number: first + 256 * second. No pixel has a first above
-# 5, so what is clipped here is never looked up.
-PAIR = np.arange(len(PALETTE) * 256)
-PAIRS = PALETTE.take(np.stack([PAIR % 256, PAIR // 256], 1), axis=0, mode="clip").reshape(-1, 6)
+
+MAP_SIZE = 384  # pixels of the map that `render` draws, in these colours
+MAP_FLOOR = (236, 236, 236)
+MAP_VIEW = (255, 236, 150)
+MAP_COLLECTED = (205, 205, 205)
+MAP_TRAIL = (120, 150, 220)
+MAP_AGENT = (35, 70, 190)
 
 
-def colours(image: np.ndarray) -> np.ndarray:  # (N, H, W) -> (N, H, W, 3)
-    """PALETTE[image], only faster: two pixels side by side at a time."""
-    pairs = image.reshape(-1).view("<u2").astype(np.intp)  # H is even
-    return PAIRS.take(pairs, axis=0).reshape(*image.shape, 3)
+class Boxes(NamedTuple):
+    """The boxes of each room from where the agent stands: nearest first, collected last."""
+
+    present: np.ndarray  # (M, K), false once it is collected
+    ahead: np.ndarray  # (M, K), metres
+    left: np.ndarray  # (M, K), metres
+    distance: np.ndarray  # (M, K), metres
 
 
 class CollectHealthVectorEnv(gym.vector.VectorEnv):
-    """N rooms that are stepped and seen at once; `CollectHealthEnv` below is a slice of one.
+    """N rooms, stepped and seen at once; `CollectHealthEnv` below is a slice of one.
 
     Description:
-        Five health boxes lie at random places in a square room [paper]. The agent walks through
-        them to collect them and must not touch a wall [paper].
+        Five health boxes lie at random places in a square room [paper]. The agent walks
+        through them to collect them and must not touch a wall [paper].
     Action Space:
-        Discrete(10): 0-7 move 0.5 m, k * 45 degrees counter-clockwise of where the camera looks
-        (0 is straight ahead), without turning it; 8 and 9 turn the camera 30 degrees left, right.
+        Discrete(10): 0-7 move 0.5 m, k * 45 degrees counter-clockwise of where the camera
+        looks (0 is straight ahead), without turning it; 8 and 9 turn the camera 30 degrees
+        left and right.
     Observation Space:
         Dict of two views of one state (paper, Eq. (3)).
-        teacher: float32 (6 K + 8). For each box, nearest first, [present, x, y in the body frame,
-        distance, cosine and sine of its bearing], zeros for those collected, which come last; then
-        x and y in the room, scaled to [-1, 1], cosine and sine of the heading; then the distances
-        to the walls along the rays forward, left, back, right. Other lengths are in room sides.
-        student: uint8 (view_height, view_width, 3), the picture of a pinhole camera 90 degrees
-        wide with square pixels. Walls in two shades, boxes as red cylinders with lighter tops.
+        teacher: float32 (6 K + 8). For each box, nearest first: present, ahead, left,
+        distance, cosine and sine of its bearing; zeros for those collected, which come
+        last. Then x and y in the room, scaled to [-1, 1]. Then cosine and sine of the
+        heading. Then the distances to the walls forward, left, back and right. All lengths
+        but x and y are in room sides.
+        student: uint8 (view_height, view_width, 3), the picture of a pinhole camera 90
+        degrees wide with square pixels. Walls have two shades, boxes are red cylinders with
+        lighter tops.
     Rewards:
         +1 for each box, -0.01 a step [paper: signs, ours: sizes], -1 at a wall [ours].
     Starting State:
-        Agent and boxes uniform, at least 1 m from the walls; heading uniform over all angles.
+        Agent and boxes uniform, at least 1 m from the walls; heading uniform over all
+        angles.
     Episode End:
-        Terminated when the last box is collected (`info["is_success"]`; a box is collected within
-        0.6 m) or at a wall (within 0.3 m, nothing is collected then), truncated after
-        `max_episode_steps` steps.
+        Terminated when the last box is collected (`info["is_success"]`; a box is collected
+        within 0.6 m) or at a wall (within 0.3 m, nothing is collected then), truncated
+        after `max_episode_steps` steps.
     Arguments:
-        n_boxes: K, 1 to 100. room: side of the room in metres, above 2. view_height, view_width:
-        size of the student's picture in pixels, at least 4 each; the height is even.
+        n_boxes: K, 1 to 100.
+        room: side of the room in metres, above 2.
+        view_height, view_width: size of the student's picture in pixels, at least 4 each.
+        The height is even: the horizon lies between two rows.
 
-    Sub-environments that have ended stay as they are until `reset(options={"reset_mask": done})`.
-    Sub-environment i draws from a generator of its own, seeded with seed + i, as in Gymnasium's
-    `SyncVectorEnv`. Raises ValueError for bad arguments, gymnasium.error.ResetNeeded for a step
-    before the reset.
+    Sub-environments that have ended stay as they are until
+    `reset(options={"reset_mask": done})`. Sub-environment i draws from a generator of its
+    own, seeded with seed + i, as in Gymnasium's `SyncVectorEnv`. Raises ValueError for bad
+    arguments, gymnasium.error.ResetNeeded for a step before the reset.
+
+    The attribute `draw_student` is True at first. While it is False, nothing is drawn: step
+    and reset return an older picture for the student, and the teacher's view as always.
+    From the first step or reset after it was set back to True, all pictures are true.
     """
 
     metadata = {
@@ -91,23 +135,35 @@ class CollectHealthVectorEnv(gym.vector.VectorEnv):
         view_height: int = 16,  # [ours]
         view_width: int = 32,  # [ours]
     ) -> None:
+        """Check the arguments, declare the spaces and set up the state of the N rooms."""
         if num_envs < 1 or max_episode_steps < 1 or not 1 <= n_boxes <= 100:
-            raise ValueError("num_envs, max_episode_steps must be >= 1 and n_boxes in 1 .. 100")
+            raise ValueError(
+                "num_envs, max_episode_steps must be >= 1 and n_boxes in 1 .. 100"
+            )
         if not 2 * SPAWN_MARGIN < room < np.inf:
-            raise ValueError(f"room must be a length above {2 * SPAWN_MARGIN} m, not {room}")
+            raise ValueError(
+                f"room must be a length above {2 * SPAWN_MARGIN} m, not {room}"
+            )
         if view_height < 4 or view_height % 2 or view_width < 4:
-            raise ValueError("view_height must be even, view_height and view_width at least 4")
-        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise ValueError(
+                "view_height must be even, view_height and view_width at least 4"
+            )
+        if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode must be rgb_array, not {render_mode}")
-        self.num_envs, self.render_mode = num_envs, render_mode
-        self.n_boxes, self.room, self.max_episode_steps = n_boxes, room, max_episode_steps
-        self.view_height, self.view_width = view_height, view_width
+        self.num_envs = num_envs
+        self.render_mode = render_mode
+        self.n_boxes = n_boxes
+        self.room = room
+        self.max_episode_steps = max_episode_steps
+        self.view_height = view_height
+        self.view_width = view_width
+        self.draw_student = True
 
         self.single_observation_space = Dict(
             teacher=Box(-2, 2, (6 * n_boxes + 8,), np.float32),
             student=Box(0, 255, (view_height, view_width, 3), np.uint8),
         )
-        self.single_action_space = Discrete(10)
+        self.single_action_space = Discrete(N_ACTIONS)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
 
@@ -115,239 +171,407 @@ class CollectHealthVectorEnv(gym.vector.VectorEnv):
         self.index = np.arange(num_envs)
         self.position = np.full((num_envs, 2), room / 2)
         self.first_heading = np.zeros(num_envs)
-        self.turns = np.zeros(num_envs, int)  # left turns since, 0 .. 11: no rounding error grows
+        # Left turns since then, 0 .. 11. To count them lets no rounding error grow.
+        self.turns = np.zeros(num_envs, int)
         self.boxes = np.zeros((num_envs, n_boxes, 2))
         self.present = np.zeros((num_envs, n_boxes), bool)  # not yet collected
-        self.trail = np.zeros((num_envs, max_episode_steps + 1, 2))  # for pictures only
+        self.trail = np.zeros((num_envs, max_episode_steps + 1, 2))  # for `render` only
         self.steps = np.zeros(num_envs, int)
         self.done = np.ones(num_envs, bool)  # nothing may be stepped before its first reset
-        self.seen = self._observe()  # the latest views; callers get copies
+        self.pictures = np.zeros((num_envs, view_height, view_width, 3), np.uint8)
+        self.is_outdated = np.ones(num_envs, bool)  # whose picture shows an older state
 
     @property
     def np_random(self) -> tuple[np.random.Generator, ...]:
         """One generator per sub-environment, as in `SyncVectorEnv`."""
         return tuple(self.rngs)
 
-    def reset(self, *, seed: int | list[int] | None = None, options: dict | None = None):
-        """Start new episodes where `options["reset_mask"]` (N,) is true; by default everywhere."""
-        mask = np.asarray((options or {}).get("reset_mask", np.ones(self.num_envs, bool)))
-        if mask.shape != (self.num_envs,) or mask.dtype != bool:
-            raise ValueError(f"reset_mask must be ({self.num_envs},) booleans")
-        seeds = seed if isinstance(seed, (list, tuple)) else [seed] * self.num_envs
-        low, high = SPAWN_MARGIN, self.room - SPAWN_MARGIN
+    def reset(
+        self, *, seed: int | list[int] | None = None, options: dict | None = None
+    ) -> tuple[dict, dict]:
+        """Start new episodes where `options["reset_mask"]` (N,) is true, by default in all.
+
+        `seed` is that of sub-environment 0, or a list of all N; None draws on from the
+        generators as they are. Returns the two views of all N, and info.
+        """
+        mask = read_reset_mask(options, self.num_envs)
+        low = SPAWN_MARGIN
+        high = self.room - SPAWN_MARGIN
         for i in np.flatnonzero(mask):
-            if seeds[i] is not None:
-                own_seed = seeds[i] if seeds is seed else seed + int(i)
+            own_seed = seed_of(seed, int(i))
+            if own_seed is not None:
                 self.rngs[i] = gym.utils.seeding.np_random(own_seed)[0]
             self.position[i] = self.rngs[i].uniform(low, high, 2)
             self.boxes[i] = self.rngs[i].uniform(low, high, (self.n_boxes, 2))
             self.first_heading[i] = self.rngs[i].uniform(0, 2 * np.pi)
         self.present[mask] = True
-        self.turns[mask] = self.steps[mask] = 0
+        self.turns[mask] = 0
+        self.steps[mask] = 0
         self.trail[mask, 0] = self.position[mask]
         self.done[mask] = False
-        new = self._observe(np.flatnonzero(mask))  # the other rooms look as they did
-        for view, seen in self.seen.items():
-            seen[mask] = new[view]
-        return copy.deepcopy(self.seen), {"is_success": np.zeros(self.num_envs, bool)}
+        return self._observe(mask), {"is_success": np.zeros(self.num_envs, bool)}
 
-    def step(self, actions: np.ndarray):
-        """Advance every sub-environment by one action, `actions` (N,)."""
-        actions = np.asarray(actions)
+    def step(self, actions: np.ndarray) -> tuple:  # (N,) -> obs, (N,), (N,), (N,), info
+        """Advance every sub-environment by one action.
+
+        Returns obs, reward, terminated, truncated, info, as in Gymnasium.
+        """
+        action = np.asarray(actions)
         if self.done.any():
-            raise gym.error.ResetNeeded('call reset() or reset(options={"reset_mask": done}) first')
-        if actions.shape != (self.num_envs,) or ((actions < 0) | (actions > 9)).any():
+            raise gym.error.ResetNeeded(
+                'call reset() or reset(options={"reset_mask": done}) first'
+            )
+        if action.shape != (self.num_envs,) or ((action < 0) | (action > 9)).any():
             raise ValueError(f"actions must be {self.num_envs} integers from 0 to 9")
-        reward, success, crashed = self._physics(actions)
+        crashed = self._move_or_turn(action)
+        n_collected = self._collect(crashed)
+        self.steps += 1
+        if self.render_mode is not None:
+            self.trail[self.index, self.steps] = self.position
+
+        success = ~self.present.any(axis=1)
+        crash_cost = np.where(crashed, CRASH_COST, 0.0)
+        reward = BOX_REWARD * n_collected - crash_cost - STEP_COST
         terminated = success | crashed
         truncated = (self.steps >= self.max_episode_steps) & ~terminated
         self.done = terminated | truncated
-        self.seen = self._observe()
-        return copy.deepcopy(self.seen), reward, terminated, truncated, {"is_success": success}
+        return self._observe(), reward, terminated, truncated, {"is_success": success}
 
-    def _physics(self, actions: np.ndarray):  # (N,) -> (N,), (N,), (N,)
-        """Move or turn, then collect; returns the rewards, who has all boxes, who hit a wall."""
-        angle = self._heading() + actions * (np.pi / 4)
-        length = np.where(actions < TURN_LEFT, STEP, 0.0)
-        target = self.position + np.stack([length * np.cos(angle), length * np.sin(angle)], axis=1)
-        self.turns = (self.turns + (actions == TURN_LEFT) - (actions == TURN_RIGHT)) % N_TURNS
-        low, high = WALL_MARGIN, self.room - WALL_MARGIN
+    def _move_or_turn(self, action: np.ndarray) -> np.ndarray:  # (N,) -> (N,)
+        """Move each agent or turn its camera. Returns who touched a wall."""
+        direction = self._heading() + action * (np.pi / 4)
+        stride = STEP * np.stack([np.cos(direction), np.sin(direction)], axis=1)  # (N, 2)
+        is_move = action < TURN_LEFT
+        target = np.where(is_move[:, None], self.position + stride, self.position)
+        low = WALL_MARGIN
+        high = self.room - WALL_MARGIN
         crashed = ((target <= low) | (target >= high)).any(axis=1)
-        # It stops where it touches the wall: the last views are from inside the room as well.
+        # It stops where it touches the wall: the last views are from inside the room, too.
         self.position = target.clip(low, high)
+        self.turns[action == TURN_LEFT] += 1
+        self.turns[action == TURN_RIGHT] -= 1
+        self.turns %= N_TURNS
+        return crashed
 
+    def _collect(self, crashed: np.ndarray) -> np.ndarray:  # (N,) -> (N,)
+        """Collect the boxes within reach, but none where the agent crashed -> how many."""
         offset = self.boxes - self.position[:, None]  # (N, K, 2)
-        near = offset[..., 0] ** 2 + offset[..., 1] ** 2 <= COLLECT_RADIUS**2
-        collected = self.present & near & ~crashed[:, None]
+        is_near = (offset**2).sum(axis=2) <= COLLECT_RADIUS**2  # (N, K)
+        collected = self.present & is_near & ~crashed[:, None]
         self.present &= ~collected
-        self.steps += 1
-        if self.render_mode:
-            self.trail[self.index, self.steps] = self.position
-        reward = 1.0 * collected.sum(axis=1) - 1.0 * crashed - 0.01
-        return reward, ~self.present.any(axis=1), crashed
+        return collected.sum(axis=1)
 
-    def _heading(self, rooms=slice(None)) -> np.ndarray:  # -> (N,)
-        return self.first_heading[rooms] + self.turns[rooms] * TURN
+    def _heading(self) -> np.ndarray:  # -> (N,)
+        """Where each camera looks, counter-clockwise from east."""
+        return self.first_heading + self.turns * TURN
 
-    def _observe(self, rooms=slice(None)) -> dict[str, np.ndarray]:  # (N, 6 * K + 8), (N, H, W, 3)
-        """Two views of one state. From here on N counts the `rooms`, by default all."""
-        boxes = self._body_frame(rooms)
-        teacher, student = self._teacher_view(boxes, rooms), self._student_view(boxes, rooms)
-        return {"teacher": teacher, "student": student}
+    def _observe(
+        self, changed: np.ndarray | bool = True
+    ) -> dict[str, np.ndarray]:  # (N,) -> (N, 6 * K + 8), (N, H, W, 3)
+        """The two views of one state. `changed` says whose state is new, by default all.
 
-    def _body_frame(self, rooms=slice(None)):  # (N,) -> (N, K), (N, K), (N, K), (N, K)
-        """Which boxes are present, their x, y and distance; nearest first, the collected last."""
-        heading, present = self._heading(rooms)[:, None], self.present[rooms]
-        cos, sin = np.cos(heading), np.sin(heading)
-        dx, dy = np.moveaxis(self.boxes[rooms] - self.position[rooms, None], 2, 0)  # (N, K) each
+        Only pictures of an older state are drawn anew, and none if nobody looks.
+        """
+        self.is_outdated |= changed
+        if self.draw_student:
+            rooms = np.flatnonzero(self.is_outdated)
+            self.pictures[rooms] = self._draw(rooms, self.view_height, self.view_width)
+            self.is_outdated[rooms] = False
+        return {"teacher": self._teacher_view(), "student": self.pictures.copy()}
+
+    def _find_boxes(self, rooms: np.ndarray) -> Boxes:  # (M,) -> (M, K) each
+        """The boxes of the given rooms from where the agent stands, sorted by distance."""
+        offset = self.boxes[rooms] - self.position[rooms, None]  # (M, K, 2)
+        dx = offset[:, :, 0]
+        dy = offset[:, :, 1]
+        present = self.present[rooms]
         distance = np.sqrt(dx * dx + dy * dy)
         order = np.where(present, distance, np.inf).argsort(axis=1)
-        x, y = cos * dx + sin * dy, cos * dy - sin * dx
-        pick = (self.index[: len(order), None], order)
-        return present[pick], x[pick], y[pick], distance[pick]
-
-    def _wall_distance(self, rooms, dx: np.ndarray, dy: np.ndarray):  # (N, M) -> (N, M), (N, M)
-        """How many (dx, dy) reach the wall ahead, and whether that is a wall of constant x."""
-        middle = self.room / 2
-        x, y = (self.position[rooms] - middle).astype(dx.dtype).T[..., None]  # (N, 1) each
-        # A ray along a wall meets it far off, instead of at a division by zero.
-        to_x_wall = (middle - x * np.sign(dx)) / np.maximum(np.abs(dx), 1e-6)
-        to_y_wall = (middle - y * np.sign(dy)) / np.maximum(np.abs(dy), 1e-6)
-        return np.minimum(to_x_wall, to_y_wall), to_x_wall < to_y_wall
-
-    def _teacher_view(self, boxes, rooms=slice(None)) -> np.ndarray:  # -> (N, 6 * K + 8)
-        """Everything, as numbers. Lengths are in room sides, so none exceeds sqrt(2)."""
-        present, x, y, distance = boxes
-        away = np.maximum(distance, 1e-9)  # a box exactly below the agent has no bearing
-        length = self.room
-        features = np.stack(
-            [present, x / length, y / length, distance / length, x / away, y / away], axis=2
+        ahead, left = seen_from_agent(dx, dy, self._heading()[rooms, None])
+        return Boxes(
+            present=np.take_along_axis(present, order, axis=1),
+            ahead=np.take_along_axis(ahead, order, axis=1),
+            left=np.take_along_axis(left, order, axis=1),
+            distance=np.take_along_axis(distance, order, axis=1),
         )
-        features *= present[..., None]
-        heading = self._heading(rooms)
-        cos, sin = np.cos(heading), np.sin(heading)
-        ahead, left = np.stack([cos, sin]), np.stack([-sin, cos])
-        walls, _ = self._wall_distance(rooms, *np.stack([ahead, left, -ahead, -left], axis=2))
-        pose = [2 * self.position[rooms] / length - 1, ahead.T]
-        flat = features.reshape(len(features), -1)  # (N, K, 6) -> (N, 6 * K)
-        return np.concatenate([flat, *pose, walls / length], axis=1, dtype=np.float32)
 
-    def _student_view(self, boxes, rooms=slice(None), sharper: int = 1):  # -> (N, H, W, 3)
-        """The picture, column by column: what a column's ray meets, and from which row to which.
-        H and W are `sharper` times the view's.
+    def _teacher_view(self) -> np.ndarray:  # -> (N, 6 * K + 8)
+        """Everything, as numbers. Lengths are in room sides, so none exceeds sqrt(2)."""
+        boxes = self._find_boxes(self.index)
+        # A box exactly below the agent has no bearing: both its cosine and sine are 0.
+        divisor = np.maximum(boxes.distance, 1e-9)
+        columns = [
+            boxes.present,
+            boxes.ahead / self.room,
+            boxes.left / self.room,
+            boxes.distance / self.room,
+            boxes.ahead / divisor,
+            boxes.left / divisor,
+        ]
+        features = np.stack(columns, axis=2)  # (N, K, 6)
+        features_present = np.where(boxes.present[:, :, None], features, 0)
+        flat = features_present.reshape(self.num_envs, 6 * self.n_boxes)
 
-        Pinhole camera: a point at depth d along its axis, y to the left of and h below it, is
-        focal * y / d pixels left of and focal * h / d pixels below the middle of the picture. A
-        pixel has the colour of its centre. Of boxes that overlap in space the nearer is whole.
+        place = 2 * self.position / self.room - 1  # (N, 2)
+        cos = np.cos(self._heading())
+        sin = np.sin(self._heading())
+        heading = np.stack([cos, sin], axis=1)
+        dx = np.stack([cos, -sin, -cos, sin], axis=1)  # forward, left, back, right
+        dy = np.stack([sin, cos, -sin, -cos], axis=1)
+        to_wall, _ = wall_distance(self.room, self.position, dx, dy)  # (N, 4)
+        parts = [flat, place, heading, to_wall / self.room]
+        return np.concatenate(parts, axis=1, dtype=np.float32)
+
+    def _draw(
+        self, rooms: np.ndarray, height: int, width: int
+    ) -> np.ndarray:  # (M,) -> (M, H, W, 3)
+        """The pictures of the cameras in the given rooms.
+
+        They are pinhole cameras, 90 degrees wide. What lies d metres ahead, y to the left
+        and h below the camera is focal * y / d pixels to the left of the picture's middle
+        and focal * h / d pixels below it. A pixel has the colour of its centre. Of boxes
+        that overlap in space the nearer is whole.
         """
-        height, width = sharper * self.view_height, sharper * self.view_width
-        focal, below = np.float32(width / 2), height // 2  # 90 degrees: |y| <= d is in the picture
-        u = ((np.arange(width) + 0.5) / focal - 1).astype(np.float32)  # (W,) right of the axis
-        row = np.arange(below, dtype=np.int16)  # (H/2,) down from the horizon
+        focal = np.float32(width / 2)  # this precision is enough for pixels
+        # How far the ray through each column goes to the right on a metre ahead: -1 to 1.
+        slope = ((np.arange(width) + 0.5) / focal - 1).astype(np.float32)  # (W,)
+        # The two halves of the picture, in rows counted from the horizon.
+        row = np.arange(height // 2)[:, None, None]  # (H/2, 1, 1)
+        wall, wall_end = self._find_walls(rooms, slope, focal)  # (M, W) each
+        upper = np.where(row < wall_end, wall, CEILING)  # (H/2, M, W)
+        lower = np.where(row < wall_end, wall, FLOOR)
 
-        def rows(h, depth):  # (), (...) -> (...)
-            """How many pixel centres lie between the horizon and a point h below the camera."""
-            return np.minimum(focal * h / depth + 0.5, below).astype(np.int16)
+        # A box is lower than the camera. The nearest is painted last, over the others.
+        boxes = self._find_boxes(rooms)
+        for k in reversed(range(self.n_boxes)):
+            present = boxes.present[:, k, None]  # (M, 1)
+            ahead = boxes.ahead[:, k, None].astype(np.float32)
+            left = boxes.left[:, k, None].astype(np.float32)
+            enter, leave = meet_box(present, ahead, left, slope)  # (M, W) each
+            # From the horizon down: far edge of its top, near edge of its top, its foot.
+            top_begin = rows_down_to(CAMERA_HEIGHT - BOX_HEIGHT, leave, focal)
+            top_end = rows_down_to(CAMERA_HEIGHT - BOX_HEIGHT, enter, focal)
+            side_end = rows_down_to(CAMERA_HEIGHT, enter, focal)
+            lower[(top_begin <= row) & (row < top_end)] = BOX_TOP
+            lower[(top_end <= row) & (row < side_end)] = BOX_SIDE
 
-        heading = self._heading(rooms).astype(np.float32)[:, None]
-        cos, sin = np.cos(heading), np.sin(heading)
-        depth, is_x_wall = self._wall_distance(rooms, cos + sin * u, sin - cos * u)  # along (1, -u)
-        wall = np.where(is_x_wall, WALL_X, WALL_Y)[:, None]  # (N, 1, W)
-        is_wall = row[:, None] < rows(CAMERA_HEIGHT, depth)[:, None]  # (N, H/2, W)
-        upper = is_wall * wall  # CEILING is 0, FLOOR 1, the walls are above
-        lower = np.maximum(upper, FLOOR)
+        picture = np.concatenate([upper[::-1], lower]).swapaxes(0, 1)  # (M, H, W)
+        return np.take(PALETTE, picture, axis=0)  # PALETTE[picture], but faster
 
-        # Farthest first, so that the nearer box is painted over it.
-        present, x, y, _ = (v[:, ::-1].astype(np.float32) for v in boxes)
-        # Only a box that reaches into the wedge |y| <= x costs anything.
-        in_view = (present > 0) & (x > -BOX_RADIUS) & (np.abs(y) < x + BOX_RADIUS * np.sqrt(2))
-        env = in_view.nonzero()[0]  # (n,) in whose room each such box is
-        x, y = x[in_view], y[in_view]  # (n,)
-        # Depths t where |t (1, -u) - (x, y)| = radius, from the quadratic equation.
-        ray = 1 + u * u  # (W,) squared length of (1, -u)
-        # Its discriminant over 4: (n, W); above 0 is a hit.
-        square = BOX_RADIUS**2 * ray - (y[:, None] + x[:, None] * u) ** 2
-        box, column = (square > 0).nonzero()  # (m,) each: which ray hits which box
-        middle, half = x[box] - y[box] * u[column], np.sqrt(square[box, column])
-        enter = np.maximum((middle - half) / ray[column], MIN_DEPTH)
-        leave = np.maximum((middle + half) / ray[column], MIN_DEPTH)
-        foot = rows(CAMERA_HEIGHT, enter)[:, None]  # (m, 1); no box reaches up to the horizon
-        near, far = (rows(CAMERA_HEIGHT - BOX_HEIGHT, edge)[:, None] for edge in (enter, leave))
-        hit, line = ((far <= row) & (row < foot)).nonzero()  # a pixel each, in the boxes' order
-        shade = np.where(row < near, TOP, SIDE)[hit, line]
-        lower[env[box[hit]], line, column[hit]] = shade  # the last one stays
-        return colours(np.concatenate([upper[:, ::-1], lower], axis=1))
+    def _find_walls(
+        self, rooms: np.ndarray, slope: np.ndarray, focal: float
+    ) -> tuple[np.ndarray, np.ndarray]:  # (M,), (W,), () -> (M, W), (M, W)
+        """Which wall each column shows, and how many rows of it are below the horizon."""
+        heading = self._heading()[rooms, None].astype(np.float32)  # (M, 1)
+        dx = np.cos(heading) + np.sin(heading) * slope  # (M, W), on a metre ahead
+        dy = np.sin(heading) - np.cos(heading) * slope
+        depth, is_x = wall_distance(self.room, self.position[rooms], dx, dy)
+        wall = np.where(is_x, WALL_X, WALL_Y)
+        return wall, rows_down_to(CAMERA_HEIGHT, depth, focal)
 
     def render(self) -> tuple | None:
-        """One picture (384, 768, 3) per sub-environment: top view, camera, the student's pixels."""
+        """One picture (384, 768, 3) per sub-environment.
+
+        On its left is a map, on its right what the camera sees: above in fine pixels, below
+        in the student's.
+        """
         if self.render_mode is None:
             return None
-        boxes, sharper = self._body_frame(), max(1, 384 // self.view_width)
-        views = [self._student_view(boxes, sharper=sharper), self._student_view(boxes)]
-        for k, view in enumerate(views):  # both to (N, 192, 384, 3), whatever their shape
-            row, column = (np.arange(n) * view.shape[axis] // n for axis, n in ((1, 192), (2, 384)))
-            views[k] = view[:, row[:, None], column]
-        camera = np.concatenate(views, axis=1)  # (N, 384, 384, 3)
-        camera[:, 190:194] = 255
-        return tuple(
-            np.concatenate([self._top_view(i), camera[i]], axis=1) for i in range(self.num_envs)
-        )
+        factor = max(1, MAP_SIZE // self.view_width)
+        fine = self._draw(self.index, factor * self.view_height, factor * self.view_width)
+        coarse = self._draw(self.index, self.view_height, self.view_width)
+        above = stretch(fine, MAP_SIZE // 2, MAP_SIZE)
+        below = stretch(coarse, MAP_SIZE // 2, MAP_SIZE)
+        camera = np.concatenate([above, below], axis=1)  # (N, 384, 384, 3)
+        middle = MAP_SIZE // 2
+        camera[:, middle - 2 : middle + 2] = 255  # a white line
+        frames = []
+        for i in range(self.num_envs):
+            frames.append(np.concatenate([self._draw_map(i), camera[i]], axis=1))
+        return tuple(frames)
 
-    def _top_view(self, i: int, size: int = 384) -> np.ndarray:  # -> (size, size, 3)
-        """North up: field of view yellow, boxes red (grey once collected), trail and agent blue."""
-        margin = 0.03 * self.room  # the walls' thickness in the picture
-        scale = size / (self.room + 2 * margin)
-        east, down = (np.arange(size) + 0.5) / scale - margin, np.arange(size)[:, None]
-        north = self.room + margin - (down + 0.5) / scale
-        dx, dy = east - self.position[i, 0], north - self.position[i, 1]
-        cos, sin = np.cos(self._heading()[i]), np.sin(self._heading()[i])
-        ahead, left = cos * dx + sin * dy, cos * dy - sin * dx  # (size, size)
+    def _draw_map(self, i: int) -> np.ndarray:  # -> (384, 384, 3)
+        """Room i from above, north up.
 
-        frame = np.full((size, size, 3), 236, np.uint8)
-        frame[np.abs(left) < ahead] = (255, 236, 150)
-        for (x, y), present in zip(self.boxes[i], self.present[i]):
-            disc = np.hypot(east - x, north - y) < BOX_RADIUS
-            frame[disc] = PALETTE[TOP] if present else (205, 205, 205)
-        trail = self.trail[i, : self.steps[i] + 1]
-        for a, b in zip(trail[:-1], trail[1:]):
-            points = a + (b - a) * np.linspace(0, 1, 32)[:, None]  # (32, 2)
-            column, row = ((points * (1, -1) + (margin, self.room + margin)) * scale).T.astype(int)
-            frame[row, column] = frame[row + 1, column] = frame[row, column + 1] = (120, 150, 220)
-        frame[:, np.abs(east - self.room / 2) > self.room / 2] = PALETTE[WALL_X]
-        frame[np.abs(north[:, 0] - self.room / 2) > self.room / 2] = PALETTE[WALL_Y]
-        arrow = (ahead > -0.2) & (np.abs(left) < 0.24 - 0.6 * ahead)  # a triangle, tip ahead
-        frame[arrow] = (35, 70, 190)
+        What the camera can see is yellow. Boxes are red, grey once they are collected. The
+        agent and its trail are blue.
+        """
+        margin = 0.03 * self.room  # thickness of the walls
+        scale = MAP_SIZE / (self.room + 2 * margin)  # pixels a metre
+        from_edge = (np.arange(MAP_SIZE) + 0.5) / scale
+        x = (from_edge - margin)[None, :]  # (1, 384), of each column
+        y = (self.room + margin - from_edge)[:, None]  # (384, 1), of each row
+        dx = x - self.position[i, 0]
+        dy = y - self.position[i, 1]
+        ahead, left = seen_from_agent(dx, dy, self._heading()[i])  # (384, 384) each
+
+        frame = np.full((MAP_SIZE, MAP_SIZE, 3), MAP_FLOOR, np.uint8)
+        frame[np.abs(left) < ahead] = MAP_VIEW
+        for k in range(self.n_boxes):
+            box_x, box_y = self.boxes[i, k]
+            is_box = np.hypot(x - box_x, y - box_y) < BOX_RADIUS
+            frame[is_box] = PALETTE[BOX_TOP] if self.present[i, k] else MAP_COLLECTED
+        trail = fill_trail(self.trail[i, : self.steps[i] + 1])
+        column = ((trail[:, 0] + margin) * scale).astype(int)
+        row = ((self.room + margin - trail[:, 1]) * scale).astype(int)
+        for down, right in [(0, 0), (1, 0), (0, 1)]:  # a line two pixels wide
+            frame[row + down, column + right] = MAP_TRAIL
+        is_x_wall = (x < 0) | (x > self.room)
+        is_y_wall = (y < 0) | (y > self.room)
+        frame[:, is_x_wall[0]] = PALETTE[WALL_X]
+        frame[is_y_wall[:, 0]] = PALETTE[WALL_Y]
+        is_agent = (ahead > -0.2) & (np.abs(left) < 0.24 - 0.6 * ahead)
+        frame[is_agent] = MAP_AGENT  # a triangle, tip ahead
         return frame
 
 
-class CollectHealthEnv(gym.Env):
-    """One sub-environment of `CollectHealthVectorEnv`, whose docstring describes the task."""
+def read_reset_mask(options: dict | None, num_envs: int) -> np.ndarray:  # -> (N,)
+    """Which sub-environments begin anew: a copy of `options["reset_mask"]`, by default all.
 
-    metadata = {k: v for k, v in CollectHealthVectorEnv.metadata.items() if k != "autoreset_mode"}
+    Raises ValueError unless it holds N booleans.
+    """
+    if not options or "reset_mask" not in options:
+        return np.ones(num_envs, bool)
+    mask = np.array(options["reset_mask"])
+    if mask.shape != (num_envs,) or mask.dtype != bool:
+        raise ValueError(f"reset_mask must be ({num_envs},) booleans")
+    return mask
+
+
+def seed_of(seed: int | list[int] | None, i: int) -> int | None:
+    """The seed of sub-environment i: seed + i, or seed[i], or None."""
+    if seed is None:
+        return None
+    if isinstance(seed, (list, tuple)):
+        return seed[i]
+    return seed + i
+
+
+def seen_from_agent(
+    dx: np.ndarray, dy: np.ndarray, heading: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:  # (...), (...), (...) -> (...), (...)
+    """How far ahead and how far to the left of an agent lies what is (dx, dy) from it."""
+    cos = np.cos(heading)
+    sin = np.sin(heading)
+    ahead = cos * dx + sin * dy
+    left = cos * dy - sin * dx
+    return ahead, left
+
+
+def wall_distance(
+    room: float, position: np.ndarray, dx: np.ndarray, dy: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:  # (), (M, 2), (M, R), (M, R) -> (M, R), (M, R)
+    """How many (dx, dy) reach the wall ahead, and whether that is a wall of constant x."""
+    middle = room / 2
+    from_middle = (position - middle).astype(dx.dtype)  # as precise as the rays
+    x = from_middle[:, :1]  # (M, 1)
+    y = from_middle[:, 1:]
+    # A ray along a wall meets it far off, instead of at a division by zero.
+    to_x_wall = (middle - x * np.sign(dx)) / np.maximum(np.abs(dx), 1e-6)
+    to_y_wall = (middle - y * np.sign(dy)) / np.maximum(np.abs(dy), 1e-6)
+    return np.minimum(to_x_wall, to_y_wall), to_x_wall < to_y_wall
+
+
+def meet_box(
+    present: np.ndarray, ahead: np.ndarray, left: np.ndarray, slope: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:  # (M, 1), (M, 1), (M, 1), (W,) -> (M, W), (M, W)
+    """How many metres ahead each column's ray enters and leaves the cylinder of a box.
+
+    After t metres ahead the ray is at t * (1, -slope). There it meets the cylinder if that
+    is a radius away from (ahead, left), which is a quadratic equation for t. If it has no
+    solutions, or the box is no longer there, both depths are infinite. If they would lie
+    behind the camera, they are MIN_DEPTH.
+    """
+    squared_length = 1 + slope * slope  # of (1, -slope)
+    middle = ahead - left * slope
+    discriminant = BOX_RADIUS**2 * squared_length - (left + ahead * slope) ** 2
+    half = np.sqrt(np.maximum(discriminant, 0))
+    enter = np.maximum((middle - half) / squared_length, MIN_DEPTH)
+    leave = np.maximum((middle + half) / squared_length, MIN_DEPTH)
+    is_hit = present & (discriminant > 0)
+    return np.where(is_hit, enter, np.inf), np.where(is_hit, leave, np.inf)
+
+
+def rows_down_to(
+    metres: float, depth: np.ndarray, focal: float
+) -> np.ndarray:  # (), (M, W), () -> (M, W)
+    """How many pixels of a column, by their centres, lie between the horizon and a point.
+
+    The point is so many metres below the camera, and `depth` metres ahead of it.
+    """
+    return (focal * metres / depth + 0.5).astype(int)
+
+
+def stretch(
+    pictures: np.ndarray, height: int, width: int
+) -> np.ndarray:  # (N, H, W, 3) -> (N, height, width, 3)
+    """Repeat pixels, or leave some out, until the pictures have the given size."""
+    row = np.arange(height) * pictures.shape[1] // height
+    column = np.arange(width) * pictures.shape[2] // width
+    return pictures[:, row[:, None], column]
+
+
+def fill_trail(places: np.ndarray) -> np.ndarray:  # (T + 1, 2) -> (32 * T, 2)
+    """32 points on each of the straight lines from place to place."""
+    begin = places[:-1, None]  # (T, 1, 2)
+    end = places[1:, None]
+    share = np.linspace(0, 1, 32)[:, None]  # (32, 1)
+    points = begin + (end - begin) * share  # (T, 32, 2)
+    return points.reshape(-1, 2)
+
+
+class CollectHealthEnv(gym.Env):
+    """One sub-environment of `CollectHealthVectorEnv`, which describes the task."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
 
     def __init__(self, **arguments) -> None:
+        """The arguments are those of `CollectHealthVectorEnv`, without num_envs."""
         self.vector = CollectHealthVectorEnv(1, **arguments)
         self.observation_space = self.vector.single_observation_space
         self.action_space = self.vector.single_action_space
         self.render_mode = self.vector.render_mode
 
-    def reset(self, *, seed: int | None = None, options: dict | None = None):
+    @property
+    def draw_student(self) -> bool:
+        """Whether the student's picture is drawn, as in the vector environment."""
+        return self.vector.draw_student
+
+    @draw_student.setter
+    def draw_student(self, draws: bool) -> None:
+        """Pass it on to the vector environment."""
+        self.vector.draw_student = draws
+
+    def reset(
+        self, *, seed: int | None = None, options: dict | None = None
+    ) -> tuple[dict, dict]:
         """Start a new episode."""
         super().reset(seed=seed)
         self.vector.rngs = [self.np_random]
         obs, info = self.vector.reset()
-        return {k: v[0] for k, v in obs.items()}, {k: v[0] for k, v in info.items()}
+        return only_one(obs), only_one(info)
 
-    def step(self, action: int):
+    def step(self, action: int) -> tuple[dict, float, bool, bool, dict]:
         """Advance by one action."""
         obs, reward, terminated, truncated, info = self.vector.step(np.array([action]))
-        obs, info = {k: v[0] for k, v in obs.items()}, {k: v[0] for k, v in info.items()}
-        return obs, float(reward[0]), bool(terminated[0]), bool(truncated[0]), info
+        return (
+            only_one(obs),
+            float(reward[0]),
+            bool(terminated[0]),
+            bool(truncated[0]),
+            only_one(info),
+        )
 
     def render(self) -> np.ndarray | None:
         """A picture (384, 768, 3)."""
-        frames = self.vector.render()
-        return None if frames is None else frames[0]
+        if self.render_mode is None:
+            return None
+        return self.vector.render()[0]
+
+
+def only_one(batch: dict[str, np.ndarray]) -> dict:  # (1, ...) -> (...)
+    """The values of the only sub-environment."""
+    return {name: values[0] for name, values in batch.items()}
 
 
 gym.register(
@@ -369,18 +593,13 @@ if __name__ == "__main__":
     print("wrote collecthealth.png")
 
     envs = CollectHealthVectorEnv(num_envs=128)
-    envs.reset(seed=0)
-    turn = np.full(128, TURN_LEFT)
-
-    def per_second(call) -> float:
-        """How many environments a second `call` serves; it does one thing in each of the 128."""
+    turns_left = np.full(128, TURN_LEFT)
+    for draws in (True, False):
+        envs.draw_student = draws
+        envs.reset(seed=0)
         start = time.perf_counter()
         for _ in range(200):
-            call()
-        return 200 * 128 / (time.perf_counter() - start)
-
-    pictures = per_second(lambda: envs._student_view(envs._body_frame()))
-    print(f"student views a second            {pictures:9,.0f}")
-    envs.reset()
-    steps = per_second(lambda: (envs._physics(turn), envs._teacher_view(envs._body_frame())))
-    print(f"physics + teacher views a second {steps:9,.0f}")
+            envs.step(turns_left)
+        steps_per_second = 200 * 128 / (time.perf_counter() - start)
+        views = "both views" if draws else "the teacher's view alone"
+        print(f"{steps_per_second:9,.0f} steps a second with {views}")

@@ -1,8 +1,9 @@
-"""TunnelVision-v0: a grid world in which a good teacher must look where its student has to look.
+"""TunnelVision-v0: a grid world in which a good teacher looks where its student must look.
 
-The task is the paper's (Section V-A); the layout of the obstacles is ours, because the paper does
-not give it. Run this file to see a few layouts as text: `python tunnelvision.py`.
-Shapes: N sub-environments, R rows, C columns, K layouts that are being drawn.
+The task is the paper's (Section V-A). What the paper states is marked [paper] below, what
+it leaves open and we chose [ours]. Run this file to see a few layouts as text:
+`python tunnelvision.py`.
+Shapes: N sub-environments, R rows, C columns.
 """
 
 import gymnasium as gym
@@ -11,45 +12,67 @@ from gymnasium.spaces import Box, Dict, Discrete
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
-# The eight neighbours, clockwise from east, as (row, column). Heading h in E S W N is neighbour 2h,
-# so the three cells in front of the agent are neighbours 2h - 1, 2h, 2h + 1.
-NEIGHBOURS = np.array([(0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1)])
-DIRECTIONS = NEIGHBOURS[::2]  # E S W N
+# Steps to the eight neighbours, clockwise from east, as (rows down, columns right).
+NEIGHBOURS = np.array(
+    [(0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1)]
+)
+DIRECTIONS = np.array([(0, 1), (1, 0), (0, -1), (-1, 0)])  # E S W N
+FIRST_TURN = 4  # actions 0-3 move, 4-7 turn
+N_ACTIONS = 8
 NO_ACTION = 8  # the "last action" of an episode that has just begun
+
+GOAL_REWARD = 1.0  # [paper: a reward, ours: its size]
+CRASH_COST = 1.0  # [paper: a cost, ours: its size]
+STEP_COST = 0.01  # [paper: a cost, ours: its size]
+PROGRESS_REWARD = 0.1  # [ours] for each cell nearer to the goal
+
+GREY = (70, 74, 82)  # colours of the picture
+WHITE = (238, 238, 232)
+LIGHT_GREY = (200, 205, 215)
+LINE_GREY = (190, 190, 190)
+GREEN = (90, 180, 90)
+YELLOW = (255, 205, 40)
+BLUE = (60, 120, 216)
+RED = (205, 50, 50)
+CELL_PIXELS = 48
 
 
 class TunnelVisionVectorEnv(gym.vector.VectorEnv):
     """N grids that are stepped at once; `TunnelVisionEnv` below is a slice of one.
 
     Description:
-        The agent walks from a fixed start (left, middle row) to a fixed goal (right, middle row)
-        through a one-cell-wide tunnel that every episode carves anew: in columns 2, 4, 6, ... it
-        runs up or down to a random row, in the last column to the goal's row, elsewhere straight.
+        The agent walks from a fixed start (left, middle row) to a fixed goal (right, middle
+        row) between obstacles that are random in each episode [paper]. They leave a tunnel,
+        one cell wide [ours]: in columns 2, 4, 6, ... it runs up or down to a random row, in
+        the last column to the goal's row, elsewhere straight.
     Action Space:
-        Discrete(8): 0-3 move one cell E S W N, 4-7 turn to face E S W N. The two are independent:
-        a move does not turn the agent.
+        Discrete(8): 0-3 move one cell E S W N, 4-7 turn to face E S W N. The two are
+        independent: a move does not turn the agent [paper].
     Observation Space:
-        Dict of two views of one state (paper, Eq. (3)). Both hold the position (one-hot, R * C),
-        the heading (one-hot, 4) and the last action (one-hot, 9: the eight and "none"); then
-        teacher: 8 cells, clockwise from east; student: 3 cells, left, centre and right of the
-        direction it faces. A cell is +1 if blocked (or outside the grid), -1 if free.
+        Dict of two views of one state (paper, Eq. (3)), float32. Both hold the position
+        (one-hot, R * C), the heading (one-hot, 4) and the last action (one-hot, 9: the
+        eight and "none") [ours]. Then come cells, +1 if blocked or outside the grid, -1 if
+        free [paper: which cells].
+        teacher: all eight around the agent, clockwise from east.
+        student: three, left, centre and right of the direction that it faces.
     Rewards:
-        +1 at the goal, -1 for a collision, -0.01 a step, and 0.1 for each cell by which the
-        Manhattan distance to the goal shrinks [ours: without it the goal is too rare a reward for
-        a policy that has to look before it steps].
+        +1 at the goal, -1 for a collision, -0.01 a step [paper: signs, ours: sizes], and
+        0.1 for each cell by which the Manhattan distance to the goal shrinks [ours: without
+        it the goal is too rare a reward for a policy that has to look before it steps].
     Starting State:
         At the start cell, facing a random direction.
     Episode End:
         Terminated at the goal (`info["is_success"]`) or by a collision, truncated after
         `max_episode_steps` steps.
     Arguments:
-        rows, cols: size of the grid. obstacle_density: probability that a cell off the tunnel is
-        blocked; below 1 there are side pockets that a student without memory may not leave.
+        rows, cols: size of the grid.
+        obstacle_density: probability that a cell off the tunnel is blocked. Below 1 there
+        are side pockets that a student without memory may not leave.
 
-    Sub-environments that have ended stay as they are until `reset(options={"reset_mask": done})`.
-    Sub-environment i draws from a generator of its own, seeded with seed + i, as in Gymnasium's
-    `SyncVectorEnv`. Raises ValueError for bad arguments, gymnasium.error.ResetNeeded for a step
-    before the reset.
+    Sub-environments that have ended stay as they are until
+    `reset(options={"reset_mask": done})`. Sub-environment i draws from a generator of its
+    own, seeded with seed + i, as in Gymnasium's `SyncVectorEnv`. Raises ValueError for bad
+    arguments, gymnasium.error.ResetNeeded for a step before the reset.
     """
 
     metadata = {
@@ -67,32 +90,37 @@ class TunnelVisionVectorEnv(gym.vector.VectorEnv):
         obstacle_density: float = 1.0,
         max_episode_steps: int = 100,
     ) -> None:
+        """Check the arguments, declare the spaces and set up the state of the N grids."""
         if num_envs < 1 or rows < 1 or cols < 3 or max_episode_steps < 1:
             raise ValueError("num_envs, rows, max_episode_steps must be >= 1 and cols >= 3")
         if not 0 <= obstacle_density <= 1:
             raise ValueError(f"obstacle_density must be in [0, 1], not {obstacle_density}")
-        if render_mode not in (None, *self.metadata["render_modes"]):
+        if render_mode not in (None, "rgb_array", "ansi"):
             raise ValueError(f"render_mode must be rgb_array or ansi, not {render_mode}")
-        self.num_envs, self.render_mode = num_envs, render_mode
-        self.rows, self.cols, self.density = rows, cols, obstacle_density
+        self.num_envs = num_envs
+        self.render_mode = render_mode
+        self.rows = rows
+        self.cols = cols
+        self.obstacle_density = obstacle_density
         self.max_episode_steps = max_episode_steps
-        self.start, self.goal = np.array([rows // 2, 0]), np.array([rows // 2, cols - 1])
+        self.start = np.array([rows // 2, 0])
+        self.goal = np.array([rows // 2, cols - 1])
 
-        n_common = rows * cols + 4 + 9
+        n_common = rows * cols + 4 + N_ACTIONS + 1
         self.single_observation_space = Dict(
             teacher=Box(-1, 1, (n_common + 8,), np.float32),
             student=Box(-1, 1, (n_common + 3,), np.float32),
         )
-        self.single_action_space = Discrete(8)
+        self.single_action_space = Discrete(N_ACTIONS)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
 
         self.rngs = [gym.utils.seeding.np_random()[0] for _ in range(num_envs)]
         self.index = np.arange(num_envs)
-        # A border of blocked cells stands for the outside, so no look-up needs a bounds check.
+        # A border of blocked cells stands for the outside: no look-up needs a bounds check.
         self.blocked = np.ones((num_envs, rows + 2, cols + 2), bool)
         self.position = np.zeros((num_envs, 2), int)  # (row, column), without the border
-        self.heading = np.zeros(num_envs, int)
+        self.heading = np.zeros(num_envs, int)  # 0-3 are E S W N
         self.last_action = np.full(num_envs, NO_ACTION)
         self.steps = np.zeros(num_envs, int)
         self.done = np.ones(num_envs, bool)  # nothing may be stepped before its first reset
@@ -102,146 +130,264 @@ class TunnelVisionVectorEnv(gym.vector.VectorEnv):
         """One generator per sub-environment, as in `SyncVectorEnv`."""
         return tuple(self.rngs)
 
-    def reset(self, *, seed: int | list[int] | None = None, options: dict | None = None):
-        """Start new episodes where `options["reset_mask"]` (N,) is true; by default everywhere."""
-        mask = np.asarray((options or {}).get("reset_mask", np.ones(self.num_envs, bool)))
-        if mask.shape != (self.num_envs,) or mask.dtype != bool:
-            raise ValueError(f"reset_mask must be ({self.num_envs},) booleans")
-        seeds = seed if isinstance(seed, (list, tuple)) else [seed] * self.num_envs
+    def reset(
+        self, *, seed: int | list[int] | None = None, options: dict | None = None
+    ) -> tuple[dict, dict]:
+        """Start new episodes where `options["reset_mask"]` (N,) is true, by default in all.
+
+        `seed` is that of sub-environment 0, or a list of all N; None draws on from the
+        generators as they are. Returns the two views of all N, and info.
+        """
+        mask = read_reset_mask(options, self.num_envs)
         for i in np.flatnonzero(mask):
-            if seeds[i] is not None:
-                own_seed = seeds[i] if seeds is seed else seed + int(i)
+            own_seed = seed_of(seed, int(i))
+            if own_seed is not None:
                 self.rngs[i] = gym.utils.seeding.np_random(own_seed)[0]
-        self._new_layouts(np.flatnonzero(mask))
+            self._draw_layout(i)
         self.position[mask] = self.start
         self.last_action[mask] = NO_ACTION
         self.steps[mask] = 0
         self.done[mask] = False
         return self._observe(), {"is_success": np.zeros(self.num_envs, bool)}
 
-    def _new_layouts(self, envs: np.ndarray) -> None:  # (K,) indices of sub-environments
-        """Carve one tunnel and draw one heading for each of the given sub-environments."""
-        if len(envs) == 0:
-            return
-        turns = np.arange(2, self.cols - 2, 2)  # 2, 4, 6 of nine columns
-        drawn = np.stack([self.rngs[i].integers(self.rows, size=len(turns)) for i in envs])
-        self.heading[envs] = [self.rngs[i].integers(4) for i in envs]
-        leaves = np.full((len(envs), self.cols), self.start[0])  # row in which it leaves a column
-        for k, column in enumerate(turns):
-            leaves[:, column:] = drawn[:, k : k + 1]
-        leaves[:, -1] = self.goal[0]
-        enters = np.concatenate([np.full((len(envs), 1), self.start[0]), leaves[:, :-1]], axis=1)
-        top, bottom = np.minimum(enters, leaves), np.maximum(enters, leaves)  # (K, C)
-        row = np.arange(self.rows)[:, None]
-        blocked = (row < top[:, None]) | (row > bottom[:, None])  # (K, R, C)
-        if self.density < 1:
-            drawn = np.stack([self.rngs[i].random((self.rows, self.cols)) for i in envs])
-            blocked &= drawn < self.density
-        self.blocked[envs, 1:-1, 1:-1] = blocked
+    def _draw_layout(self, i: int) -> None:
+        """Draw the tunnel, the side pockets and the heading of sub-environment i."""
+        rng = self.rngs[i]
+        bend_columns = range(2, self.cols - 2, 2)  # 2, 4, 6 of nine columns
+        bend_rows = rng.integers(self.rows, size=len(bend_columns)).tolist()
+        self.heading[i] = rng.integers(4)
+        bends = dict(zip(bend_columns, bend_rows))
+        bends[self.cols - 1] = self.rows // 2  # the goal's row
+        blocked = carve_tunnel(self.rows, self.cols, bends)
+        if self.obstacle_density < 1:
+            blocked &= rng.random((self.rows, self.cols)) < self.obstacle_density
+        self.blocked[i, 1:-1, 1:-1] = blocked
 
-    def step(self, actions: np.ndarray):
-        """Advance every sub-environment by one action, `actions` (N,)."""
-        actions = np.asarray(actions)
+    def step(self, actions: np.ndarray) -> tuple:  # (N,) -> obs, (N,), (N,), (N,), info
+        """Advance every sub-environment by one action.
+
+        Returns obs, reward, terminated, truncated, info, as in Gymnasium.
+        """
+        action = np.asarray(actions)
         if self.done.any():
-            raise gym.error.ResetNeeded('call reset() or reset(options={"reset_mask": done}) first')
-        if actions.shape != (self.num_envs,) or ((actions < 0) | (actions > 7)).any():
+            raise gym.error.ResetNeeded(
+                'call reset() or reset(options={"reset_mask": done}) first'
+            )
+        if action.shape != (self.num_envs,) or ((action < 0) | (action > 7)).any():
             raise ValueError(f"actions must be {self.num_envs} integers from 0 to 7")
-        moves, direction = actions < 4, actions % 4
-        target = self.position + np.where(moves[:, None], DIRECTIONS[direction], 0)  # (N, 2)
-        crashed = self.blocked[self.index, target[:, 0] + 1, target[:, 1] + 1]
-        before = np.abs(self.position - self.goal).sum(1)
-        self.position = np.where(crashed[:, None], self.position, target)
-        self.heading = np.where(moves, self.heading, direction)
-        self.last_action = actions.astype(int)
+        distance_before = self._distance_to_goal()
+        crashed = self._move_or_turn(action)
+        distance = self._distance_to_goal()
+        self.last_action = action.astype(int)
         self.steps += 1
 
-        distance = np.abs(self.position - self.goal).sum(1)
         success = distance == 0
-        reward = 1.0 * success - 1.0 * crashed - 0.01 + 0.1 * (before - distance)
+        goal_reward = np.where(success, GOAL_REWARD, 0.0)
+        crash_cost = np.where(crashed, CRASH_COST, 0.0)
+        progress_reward = PROGRESS_REWARD * (distance_before - distance)
+        reward = goal_reward - crash_cost - STEP_COST + progress_reward
         terminated = success | crashed
         truncated = (self.steps >= self.max_episode_steps) & ~terminated
         self.done = terminated | truncated
         return self._observe(), reward, terminated, truncated, {"is_success": success}
 
+    def _move_or_turn(self, action: np.ndarray) -> np.ndarray:  # (N,) -> (N,)
+        """Move or turn each agent. Returns who crashed: these stay where they were."""
+        is_move = action < FIRST_TURN
+        direction = action % 4  # of the move or of the turn
+        moved = self.position + DIRECTIONS[direction]  # (N, 2)
+        target = np.where(is_move[:, None], moved, self.position)
+        crashed = self.blocked[self.index, target[:, 0] + 1, target[:, 1] + 1]
+        self.position = np.where(crashed[:, None], self.position, target)
+        self.heading = np.where(is_move, self.heading, direction)
+        return crashed
+
+    def _distance_to_goal(self) -> np.ndarray:  # -> (N,)
+        """The Manhattan distance, in cells."""
+        return np.abs(self.position - self.goal).sum(axis=1)
+
     def _observe(self) -> dict[str, np.ndarray]:  # -> (N, R*C + 21), (N, R*C + 16)
-        """Two views of one state, which differ in the cells alone (centred: that trains faster)."""
-        n_cells = self.rows * self.cols
-        common = np.zeros((self.num_envs, n_cells + 4 + 9), np.float32)
-        common[self.index, self.position[:, 0] * self.cols + self.position[:, 1]] = 1
-        common[self.index, n_cells + self.heading] = 1
-        common[self.index, n_cells + 4 + self.last_action] = 1
-        around = self.position[:, None] + NEIGHBOURS + 1  # (N, 8, 2), in the grid with its border
-        cells = 2 * self.blocked[self.index[:, None], around[..., 0], around[..., 1]] - 1  # (N, 8)
-        ahead = (2 * self.heading[:, None] + np.array([-1, 0, 1])) % 8  # (N, 3)
-        seen = cells[self.index[:, None], ahead]
-        return {
-            "teacher": np.concatenate([common, cells], axis=1, dtype=np.float32),
-            "student": np.concatenate([common, seen], axis=1, dtype=np.float32),
-        }
+        """The two views of one state, which differ in the cells alone."""
+        cell = self.position[:, 0] * self.cols + self.position[:, 1]
+        position = one_hot(cell, self.rows * self.cols)
+        heading = one_hot(self.heading, 4)
+        last_action = one_hot(self.last_action, N_ACTIONS + 1)
+
+        around = self.position[:, None] + NEIGHBOURS + 1  # (N, 8, 2), border included
+        blocked = self.blocked[self.index[:, None], around[:, :, 0], around[:, :, 1]]
+        # Cells are centred on 0, because that trains faster than 0 and 1.
+        cells_teacher = np.where(blocked, 1, -1)  # (N, 8)
+        ahead = cells_ahead(self.heading[:, None])  # (N, 3)
+        cells_student = np.take_along_axis(cells_teacher, ahead, axis=1)  # (N, 3)
+
+        common = [position, heading, last_action]
+        teacher = np.concatenate([*common, cells_teacher], axis=1, dtype=np.float32)
+        student = np.concatenate([*common, cells_student], axis=1, dtype=np.float32)
+        return {"teacher": teacher, "student": student}
 
     def render(self) -> tuple | None:
         """One picture or one text per sub-environment, by `render_mode`."""
-        draw = {"rgb_array": self._picture, "ansi": self._text}.get(self.render_mode)
-        return None if draw is None else tuple(draw(i) for i in range(self.num_envs))
+        if self.render_mode == "rgb_array":
+            return tuple(self._picture(i) for i in range(self.num_envs))
+        if self.render_mode == "ansi":
+            return tuple(self._text(i) for i in range(self.num_envs))
+        return None
 
     def _text(self, i: int) -> str:
         """The grid as characters: # blocked, S start, G goal, the agent as an arrow."""
         grid = np.where(self.blocked[i, 1:-1, 1:-1], "#", ".")
-        grid[tuple(self.start)], grid[tuple(self.goal)] = "S", "G"
+        grid[tuple(self.start)] = "S"
+        grid[tuple(self.goal)] = "G"
         grid[tuple(self.position[i])] = ">v<^"[self.heading[i]]
         return "\n".join("".join(row) for row in grid)
 
-    def _picture(self, i: int, size: int = 48) -> np.ndarray:  # -> (size * (R+2), size * (C+2), 3)
-        """Teacher's cells are framed in blue, the student's tinted yellow, the goal is green."""
-        colour = np.where(self.blocked[i][..., None], (70, 74, 82), (238, 238, 232))
-        colour[tuple(self.start + 1)], colour[tuple(self.goal + 1)] = (200, 205, 215), (90, 180, 90)
-        around = self.position[i] + NEIGHBOURS + 1
-        for k in 2 * self.heading[i] + np.array([-1, 0, 1]):
-            cell = tuple(around[k % 8])
-            colour[cell] = 0.55 * colour[cell] + 0.45 * np.array((255, 205, 40))
-        frame = colour.repeat(size, axis=0).repeat(size, axis=1).astype(np.uint8)
-        frame[::size], frame[:, ::size] = 190, 190  # grid lines
-        for row, column in around * size:
-            block = frame[row + 2 : row + size - 1, column + 2 : column + size - 1]
-            block[:3], block[-3:], block[:, :3], block[:, -3:] = [(60, 120, 216)] * 4
-        row, column = (self.position[i] + 1) * size
-        y, x = np.mgrid[:size, :size] / size - 0.5
-        ahead_and_across = DIRECTIONS[(self.heading[i] + np.array([0, 1])) % 4]
-        (down, right), (across_down, across_right) = ahead_and_across
-        forward, side = down * y + right * x, np.abs(across_down * y + across_right * x)
-        arrow = (forward > -0.3) & (side < 0.25 - 0.42 * forward)  # a triangle, tip ahead
-        frame[row : row + size, column : column + size][arrow] = (205, 50, 50)
-        return frame
+    def _picture(self, i: int) -> np.ndarray:  # -> (48 * (R + 2), 48 * (C + 2), 3)
+        """The grid with its border; the goal is green, the agent a red arrow.
+
+        The cells that the teacher sees are framed in blue, the student's are tinted yellow.
+        """
+        around = self.position[i] + NEIGHBOURS + 1  # (8, 2)
+        colour = np.where(self.blocked[i][:, :, None], GREY, WHITE)  # (R + 2, C + 2, 3)
+        colour[tuple(self.start + 1)] = LIGHT_GREY
+        colour[tuple(self.goal + 1)] = GREEN
+        for row, column in around[cells_ahead(self.heading[i])]:
+            colour[row, column] = 0.55 * colour[row, column] + 0.45 * np.array(YELLOW)
+
+        pixels = colour.astype(np.uint8)
+        picture = pixels.repeat(CELL_PIXELS, axis=0).repeat(CELL_PIXELS, axis=1)
+        picture[::CELL_PIXELS, :] = LINE_GREY
+        picture[:, ::CELL_PIXELS] = LINE_GREY
+        for row, column in around:
+            draw_frame(cell_pixels(picture, row, column))
+        row, column = self.position[i] + 1
+        draw_arrow(cell_pixels(picture, row, column), self.heading[i])
+        return picture
+
+
+def read_reset_mask(options: dict | None, num_envs: int) -> np.ndarray:  # -> (N,)
+    """Which sub-environments begin anew: a copy of `options["reset_mask"]`, by default all.
+
+    Raises ValueError unless it holds N booleans.
+    """
+    if not options or "reset_mask" not in options:
+        return np.ones(num_envs, bool)
+    mask = np.array(options["reset_mask"])
+    if mask.shape != (num_envs,) or mask.dtype != bool:
+        raise ValueError(f"reset_mask must be ({num_envs},) booleans")
+    return mask
+
+
+def seed_of(seed: int | list[int] | None, i: int) -> int | None:
+    """The seed of sub-environment i: seed + i, or seed[i], or None."""
+    if seed is None:
+        return None
+    if isinstance(seed, (list, tuple)):
+        return seed[i]
+    return seed + i
+
+
+def carve_tunnel(rows: int, cols: int, bends: dict[int, int]) -> np.ndarray:  # -> (R, C)
+    """Which cells of a grid are blocked: all but a tunnel from left to right.
+
+    It begins in the middle row. `bends` says in which columns it runs up or down, and to
+    which row.
+    """
+    blocked = np.ones((rows, cols), bool)
+    row = rows // 2
+    for column in range(cols):
+        next_row = bends.get(column, row)
+        top = min(row, next_row)
+        bottom = max(row, next_row)
+        blocked[top : bottom + 1, column] = False
+        row = next_row
+    return blocked
+
+
+def one_hot(values: np.ndarray, size: int) -> np.ndarray:  # (N,) -> (N, size)
+    """1 at the place that each value names, 0 elsewhere."""
+    return np.eye(size)[values]
+
+
+def cells_ahead(heading: np.ndarray) -> np.ndarray:  # (N, 1) -> (N, 3) or () -> (3,)
+    """Which of NEIGHBOURS lie left, centre and right of the direction that an agent faces.
+
+    There are twice as many neighbours as headings, so heading h is neighbour 2h.
+    """
+    return (2 * heading + np.array([-1, 0, 1])) % 8
+
+
+def cell_pixels(
+    picture: np.ndarray, row: int, column: int
+) -> np.ndarray:  # (H, W, 3) -> (48, 48, 3)
+    """The pixels of one cell. To paint on them is to paint on the picture."""
+    top = row * CELL_PIXELS
+    left = column * CELL_PIXELS
+    return picture[top : top + CELL_PIXELS, left : left + CELL_PIXELS]
+
+
+def draw_frame(pixels: np.ndarray) -> None:  # (48, 48, 3)
+    """Paint a blue frame, three pixels wide, a little inside the cell."""
+    is_frame = np.zeros(pixels.shape[:2], bool)
+    is_frame[2:-1, 2:-1] = True
+    is_frame[5:-4, 5:-4] = False
+    pixels[is_frame] = BLUE
+
+
+def draw_arrow(pixels: np.ndarray, heading: int) -> None:  # (48, 48, 3)
+    """Paint a red triangle whose tip points where the agent faces."""
+    from_middle = np.arange(CELL_PIXELS) / CELL_PIXELS - 0.5
+    down = from_middle[:, None]
+    right = from_middle[None, :]
+    ahead = DIRECTIONS[heading]
+    across = DIRECTIONS[(heading + 1) % 4]
+    forward = ahead[0] * down + ahead[1] * right  # (48, 48)
+    aside = np.abs(across[0] * down + across[1] * right)
+    is_arrow = (forward > -0.3) & (aside < 0.25 - 0.42 * forward)
+    pixels[is_arrow] = RED
 
 
 class TunnelVisionEnv(gym.Env):
-    """One sub-environment of `TunnelVisionVectorEnv`, whose docstring describes the task."""
+    """One sub-environment of `TunnelVisionVectorEnv`, which describes the task."""
 
-    metadata = {k: v for k, v in TunnelVisionVectorEnv.metadata.items() if k != "autoreset_mode"}
+    metadata = {"render_modes": ["rgb_array", "ansi"], "render_fps": 4}
 
     def __init__(self, **arguments) -> None:
+        """The arguments are those of `TunnelVisionVectorEnv`, without num_envs."""
         self.vector = TunnelVisionVectorEnv(1, **arguments)
         self.observation_space = self.vector.single_observation_space
         self.action_space = self.vector.single_action_space
         self.render_mode = self.vector.render_mode
 
-    def reset(self, *, seed: int | None = None, options: dict | None = None):
+    def reset(
+        self, *, seed: int | None = None, options: dict | None = None
+    ) -> tuple[dict, dict]:
         """Start a new episode."""
         super().reset(seed=seed)
         self.vector.rngs = [self.np_random]
         obs, info = self.vector.reset()
-        return {k: v[0] for k, v in obs.items()}, {k: v[0] for k, v in info.items()}
+        return only_one(obs), only_one(info)
 
-    def step(self, action: int):
+    def step(self, action: int) -> tuple[dict, float, bool, bool, dict]:
         """Advance by one action."""
         obs, reward, terminated, truncated, info = self.vector.step(np.array([action]))
-        obs, info = {k: v[0] for k, v in obs.items()}, {k: v[0] for k, v in info.items()}
-        return obs, float(reward[0]), bool(terminated[0]), bool(truncated[0]), info
+        return (
+            only_one(obs),
+            float(reward[0]),
+            bool(terminated[0]),
+            bool(truncated[0]),
+            only_one(info),
+        )
 
     def render(self) -> np.ndarray | str | None:
         """A picture (H, W, 3) or a text, by `render_mode`."""
-        frames = self.vector.render()
-        return None if frames is None else frames[0]
+        if self.render_mode is None:
+            return None
+        return self.vector.render()[0]
+
+
+def only_one(batch: dict[str, np.ndarray]) -> dict:  # (1, ...) -> (...)
+    """The values of the only sub-environment."""
+    return {name: values[0] for name, values in batch.items()}
 
 
 gym.register(
