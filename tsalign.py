@@ -29,6 +29,7 @@ H W C image; ... stands for the shape of one view or one action.
 
 import argparse
 import ast
+import contextlib
 import copy
 import csv
 import importlib
@@ -85,63 +86,52 @@ def setting(default, meaning: str):
 class Config:
     """All settings of a run. Each is a flag of the command line, too."""
 
-    env: str = setting(
-        "tunnelvision", "tunnelvision, collecthealth, or module:Id-v0 of your own"
-    )
-    method: str = setting(
-        "ours", "a row of Table I (see METHODS), or module:name of your own"
-    )
+    env: str = setting("tunnelvision", "tunnelvision, collecthealth, or module:Id-v0")
+    method: str = setting("ours", "a name in METHODS, or module:name of your own")
     seed: int = setting(0, "of networks, environments and sampling")
     out: str = setting("runs", "where the run folders go")
     overwrite: bool = setting(False, "replace a finished run in the same folder")
-    device: str = setting(
-        "auto", "cuda, mps, cpu or auto, the first of these that there is"
-    )
+    device: str = setting("auto", "cuda, mps, cpu; auto is the first that there is")
     threads: int = setting(1, "CPU threads [ours: the networks are too small for more]")
 
-    # The loop: collect, then train the policy, then train the encoders
+    # The loop: collect, train the policy, train the encoders
     total_steps: int = setting(780_000, "environment steps in all [ours]")
     num_envs: int = setting(256, "N, environments stepped at once [ours]")
     rollout_steps: int = setting(16, "T, steps of each environment in a cycle [ours]")
-    embedding_dim: int = setting(
-        64, "D, size of the embedding [ours: 32 learned more slowly]"
-    )
-    width: int = setting(128, "hidden units of all networks [ours: 64 was less reliable]")
+    embedding_dim: int = setting(64, "D, size of the embedding [ours]")
+    width: int = setting(128, "hidden units of all networks [ours]")
 
     # Phase one: the shared embedding
     inverse_temperature: float = setting(30.0, "s of Eq. (6), at first [ours]")
-    lambda_align: float = setting(80.0, "weight of Eq. (7) [ours]")
-    align_delay: float = setting(0.2, "share of training before Eq. (7) counts [ours]")
+    lambda_align: float = setting(10.0, "weight of Eq. (7) [ours]")
     lambda_stab: float = setting(0.1, "weight of Eq. (8) [ours]")
     encoder_lr: float = setting(1e-3, "Adam's rate, falls linearly to 5 percent [ours]")
     encoder_batch: int = setting(128, "pairs in a minibatch [ours]")
     encoder_updates: int = setting(16, "minibatches in a cycle [ours]")
-    pairs_every: int = setting(
-        1, "the student's view is kept of one step in so many [ours]"
-    )
-    pairs_memory: int = setting(4096, "M, the last so many pairs are trained on [ours]")
+    pairs_every: int = setting(32, "a pair of views is kept each so many steps [ours]")
+    pairs_memory: int = setting(8192, "M, the pairs that are remembered [ours]")
 
     # Phase two: the policy
     ppo_lr: float = setting(1e-3, "Adam's rate [ours]")
+    ppo_tail: float = setting(
+        0.3, "last share of training in which the rate falls to 0 [ours]"
+    )
     ppo_epochs: int = setting(1, "passes over the steps of a cycle [ours]")
     ppo_batch: int = setting(256, "steps in a minibatch [ours]")
-    gamma: float = setting(0.995, "discount [ours]")
+    gamma: float = setting(0.99, "discount [ours]")
     gae_lambda: float = setting(0.95, "of generalised advantage estimation [ppo]")
     clip: float = setting(0.2, "clip range of the ratio [ppo]")
-    entropy_coef: float = setting(0.25, "entropy bonus at first [ours]")
-    entropy_end: float = setting(0.0, "entropy bonus at the end [ours]")
+    entropy_coef: float = setting(0.1, "entropy bonus at first [ours]")
     value_coef: float = setting(0.5, "weight of the value loss [ppo]")
     max_grad_norm: float = setting(0.5, "gradients are clipped to this norm [ppo]")
     sitt_lambda1: float = setting(0.1, "weight of Eq. (10) in the reward [ours: swept]")
     sitt_lambda2: float = setting(0.1, "weight of Eq. (10) in the policy's loss [ours]")
 
     # Evaluation
-    eval_episodes: int = setting(1024, "fresh episodes of each agent at the end [ours]")
+    eval_episodes: int = setting(1024, "episodes of each agent at the end [ours]")
     log_evals: int = setting(10, "evaluations, the last one included [ours]")
-    log_episodes: int = setting(
-        64, "episodes of each agent in those before the last [ours]"
-    )
-    episode_limit: int = setting(10_000, "steps after which an evaluation gives up [ours]")
+    log_episodes: int = setting(64, "episodes of each agent in the others [ours]")
+    episode_limit: int = setting(10_000, "steps after which evaluations give up [ours]")
 
     @property
     def folder(self) -> Path:
@@ -213,10 +203,10 @@ def imitation_kl(
 
 
 class Encoder(nn.Module):
-    """E_T or E_S: one view in, an embedding of unit norm out.
+    """E_T or E_S: one view in, an embedding of unit norm out. `space` is the view's Box.
 
-    `space` is the view's Box. An image (H, W, C) is cut into patches of 4 x 4 pixels by one
-    convolution [ours: overlapping layers learned no more]; all else is flattened.
+    An image (H, W, C) is cut into patches of 4 x 4 pixels by one convolution [ours:
+    overlapping layers learned no more]; any other view is flattened.
     """
 
     def __init__(self, space: Box, embedding_dim: int, width: int) -> None:
@@ -253,15 +243,17 @@ class Encoder(nn.Module):
             )
 
     def forward(self, obs: Tensor) -> Tensor:  # (B, ...) -> (B, D)
-        """Each entry is mapped from its range to -1 .. 1 here, so that images are kept as bytes."""
+        """Of unit norm, so the dot product of two embeddings is their cosine."""
+        return F.normalize(self.outputs(obs), dim=-1)
+
+    def outputs(self, obs: Tensor) -> Tensor:  # (B, ...) -> (B, D)
+        """Inputs are mapped to about -1 .. 1 here, so that images can be kept as bytes."""
         x = obs.float() * self.scale + self.shift
         if self.is_image:
             x = x.permute(0, 3, 1, 2)  # (B, C, H, W)
             rows, columns = x.shape[2:]
-            x = F.pad(
-                x, (0, -columns % 4, 0, -rows % 4)
-            )  # so no pixel at the edge is left out
-        return F.normalize(self.net(x), dim=-1)
+            x = F.pad(x, (0, -columns % 4, 0, -rows % 4))  # so no pixel is left out
+        return self.net(x)
 
     def map_inputs(self, low: Tensor, high: Tensor) -> None:  # (...), (...)
         """From now on map each entry from low .. high to -1 .. 1."""
@@ -269,10 +261,10 @@ class Encoder(nn.Module):
         self.shift.copy_(-1 - 2 * low / (high - low))
 
     def fit_inputs(self, obs: Tensor) -> None:  # (B, ...) of the first rollout
-        """Map entries whose bounds are missing, or say little, from the range seen.
+        """Map entries whose bounds are missing, or say little, from the range that was seen.
 
-        Bounds that are more than ten times as wide as what the first rollout shows would make an
-        input nearly constant [ours]. Of an image each channel is one entry.
+        Bounds that are more than ten times as wide as what the first rollout shows would make
+        an input nearly constant [ours]. Of an image each channel is one entry.
         """
         seen = obs.double().flatten(0, 2) if self.is_image else obs.double()
         seen_low = seen.amin(0).cpu()  # (...), or (C,) of an image
@@ -288,13 +280,31 @@ class Encoder(nn.Module):
         self.map_inputs(low, high)
 
 
-class Head(nn.Module):
-    """From an embedding of either agent to the policy's logits, or to the critic's value."""
+class Critic(Encoder):
+    """V: the teacher's own view in, a value out. It is built like an encoder.
 
-    def __init__(
-        self, embedding_dim: int, width: int, n_out: int, last_gain: float
-    ) -> None:
+    Only training needs it, so it may read all that the teacher sees [ours: on z it had to
+    guess what z hides, and its errors drowned what PPO learns from].
+    """
+
+    def __init__(self, space: Box, width: int) -> None:
+        super().__init__(space, 1, width)
+
+    def forward(self, obs: Tensor) -> Tensor:  # (B, ...) -> (B,)
+        """The expected return of each view."""
+        return self.outputs(obs).squeeze(-1)
+
+
+class Policy(nn.Module):
+    """pi: an embedding of either agent in, the raw logits of the actions out.
+
+    Where actions are continuous, the outputs are the means of a Gaussian.
+    """
+
+    def __init__(self, action_space: gym.Space, embedding_dim: int, width: int) -> None:
         super().__init__()
+        is_discrete = isinstance(action_space, Discrete)
+        n_out = int(action_space.n) if is_discrete else math.prod(action_space.shape)
         self.net = nn.Sequential(
             nn.Linear(embedding_dim, width),
             nn.ReLU(),
@@ -302,33 +312,16 @@ class Head(nn.Module):
             nn.ReLU(),
             nn.Linear(width, n_out),
         )
-        for k, gain in [
-            (0, 2**0.5),
-            (2, 2**0.5),
-            (4, last_gain),
-        ]:  # the linear layers [ppo]
-            nn.init.orthogonal_(self.net[k].weight, gain)
-            nn.init.zeros_(self.net[k].bias)
+        gains = {0: 2**0.5, 2: 2**0.5, 4: 0.01}  # so the first policy is nearly flat [ppo]
+        for layer, gain in gains.items():
+            nn.init.orthogonal_(self.net[layer].weight, gain)
+            nn.init.zeros_(self.net[layer].bias)
+        # The Gaussian's standard deviation is the same in all states [ppo].
+        self.log_std = None if is_discrete else nn.Parameter(torch.zeros(n_out))
 
-    def forward(self, z: Tensor) -> Tensor:  # (..., D) -> (..., n_out)
+    def forward(self, z: Tensor) -> Tensor:  # (..., D) -> (..., A)
         """The entries of a unit vector are small; times sqrt(D) they are about 1 [ours]."""
         return self.net(z * z.shape[-1] ** 0.5)
-
-
-class Policy(Head):
-    """pi: its output are logits, or the means of a Gaussian where actions are continuous."""
-
-    def __init__(self, action_space: gym.Space, embedding_dim: int, width: int) -> None:
-        if isinstance(action_space, Discrete):
-            n_out = int(action_space.n)
-        else:
-            n_out = math.prod(action_space.shape)
-        super().__init__(
-            embedding_dim, width, n_out, last_gain=0.01
-        )  # first nearly flat [ppo]
-        self.log_std = None
-        if not isinstance(action_space, Discrete):
-            self.log_std = nn.Parameter(torch.zeros(n_out))  # the same in all states [ppo]
 
     def distribution(
         self, logits: Tensor
@@ -346,18 +339,18 @@ class Networks(nn.Module):
     def __init__(self, envs: gym.vector.VectorEnv, config: Config) -> None:
         super().__init__()
         views = envs.single_observation_space
-        size = {"embedding_dim": config.embedding_dim, "width": config.width}
+        sizes = (config.embedding_dim, config.width)
         method = find_method(config.method)
-        self.teacher = Encoder(views["teacher"], **size)
-        self.student = Encoder(views["student"], **size)
-        self.policy = Policy(envs.single_action_space, **size)
-        self.critic = Head(**size, n_out=1, last_gain=1.0)
+        self.teacher = Encoder(views["teacher"], *sizes)
+        self.student = Encoder(views["student"], *sizes)
+        self.policy = Policy(envs.single_action_space, *sizes)
+        self.critic = Critic(views["teacher"], config.width)
         self.log_inverse_temperature = nn.Parameter(
             torch.tensor(config.inverse_temperature).log()
         )
         self.student_policy = copy.deepcopy(self.policy) if method.own_head else None
         # What stands for the student in Eq. (10), but reads the teacher's view.
-        self.proxy = Encoder(views["teacher"], **size) if method.has_proxy else None
+        self.proxy = Encoder(views["teacher"], *sizes) if method.has_proxy else None
         self.action_space = envs.single_action_space
 
     def distribution(
@@ -590,7 +583,7 @@ class Rollout(NamedTuple):
     reward: Tensor
     terminated: Tensor
     done: Tensor  # terminated or truncated
-    z_next: Tensor  # of the true next observation, also where the episode ended
+    obs_next: Tensor  # the teacher's true next view, also where the episode ended
 
 
 class Pairs(NamedTuple):
@@ -610,11 +603,9 @@ def collect(
     `looks` says of each step, and of the one after the last, whether its pair of views is kept.
     """
     device = nets.log_inverse_temperature.device
-    n_steps = len(looks) - 1
     steps = []
-    next_views = []
     pairs = []
-    for t in range(n_steps):
+    for t in range(len(looks) - 1):
         obs_teacher = to_tensor(obs["teacher"], device)
         z_teacher = nets.teacher(obs_teacher)
         policy = nets.policy.distribution(nets.policy(z_teacher))
@@ -624,7 +615,6 @@ def collect(
         draw_student(envs, bool(looks[t + 1]))
         obs, reward, terminated, truncated, _ = step_envs(envs, action)
         done = terminated | truncated
-        next_views.append(to_tensor(obs["teacher"], device))  # before any reset
         step = Rollout(
             obs_teacher=obs_teacher,
             z_teacher=z_teacher,
@@ -633,30 +623,30 @@ def collect(
             reward=torch.tensor(reward, device=device),
             terminated=torch.tensor(terminated, device=device),
             done=torch.tensor(done, device=device),
-            z_next=z_teacher,  # known after the last step, below
+            obs_next=to_tensor(obs["teacher"], device),
         )
         steps.append(step)
         if done.any():
             obs = reset_envs(envs, ended=done)
     rollout = Rollout(*map(torch.stack, zip(*steps)))  # (T, N, ...)
-    # The next step has embedded what came next, unless an episode ended there, or the rollout.
-    z_next = torch.cat([rollout.z_teacher[1:], rollout.z_teacher[-1:]])
-    is_last = rollout.done.clone()
-    is_last[-1] = True
-    z_next[is_last] = nets.teacher(torch.stack(next_views)[is_last])
     kept = Pairs(*map(torch.cat, zip(*pairs))) if pairs else None  # (M, ...)
-    return rollout._replace(z_next=z_next), kept, obs
+    return rollout, kept, obs
 
 
-def plan_looks(n_steps: int, pairs_every: int, first: int, seed: int) -> np.ndarray:
-    """Which steps' pairs are kept: one in each `pairs_every` from step `first` on -> (n_steps,).
+def plan_looks(n_cycles: int, first_cycle: int, config: Config) -> np.ndarray:
+    """Of which steps the pairs are kept: one in each `pairs_every`, from one cycle on.
 
-    At a random place [ours: a fixed one could meet the same moment of every episode].
+    It is at a random place [ours: a fixed one could meet the same moment of every episode]. The
+    last step of the first cycle is added, so that phase one can begin. -> (all steps + 1,)
     """
-    rng = np.random.default_rng(seed)
-    looks = np.zeros(n_steps, bool)
-    for start in range(first, n_steps, pairs_every):
-        looks[start + rng.integers(min(pairs_every, n_steps - start))] = True
+    rng = np.random.default_rng(config.seed)
+    n_steps = n_cycles * config.rollout_steps
+    first_step = first_cycle * config.rollout_steps
+    looks = np.zeros(n_steps + 1, bool)
+    looks[first_step + config.rollout_steps - 1] = True
+    for start in range(first_step, n_steps, config.pairs_every):
+        end = min(start + config.pairs_every, n_steps)
+        looks[rng.integers(start, end)] = True
     return looks
 
 
@@ -802,44 +792,42 @@ def ppo_losses(
 
 
 def train_policy(
-    nets: Networks, optimizer: Adam, rollout: Rollout, config: Config, entropy_coef: float
+    nets: Networks, optimizer: Adam, rollout: Rollout, config: Config, progress: float
 ) -> Losses:
-    """Phase two: PPO on the steps that the teacher has collected -> the mean of each loss."""
+    """Phase two: PPO on the steps that the teacher has collected -> the mean of each loss.
+
+    `progress` is the share of PPO's training that is over: its rate and bonus fall with it.
+    """
     method = find_method(config.method)
-    policy_before = copy.deepcopy(nets.policy).requires_grad_(False)
-    reward = rollout.reward
-    with torch.no_grad():
-        if method.has_proxy:  # SITT penalises states in which the student cannot follow
-            logits_proxy = nets.policy(
-                nets.proxy(rollout.obs_teacher.flatten(0, 1))
-            )  # (T*N, A)
-            proxy = policy_before.distribution(logits_proxy)
-            teacher = policy_before.distribution(
-                policy_before(rollout.z_teacher.flatten(0, 1))
-            )
-            penalty = imitation_kl(teacher, proxy).view_as(reward)
-            reward = reward - config.sitt_lambda1 * penalty  # Eq. (10), in the reward
-        values = nets.critic(rollout.z_teacher).squeeze(-1)  # (T, N)
-        next_values = nets.critic(rollout.z_next).squeeze(-1)  # (T, N)
-        advantages = gae(
-            reward,
-            values,
-            next_values,
-            rollout.terminated,
-            rollout.done,
-            config.gamma,
-            config.gae_lambda,
-        )
-        returns = advantages + values
-        unexplained = (returns - values).var() / (returns.var() + 1e-8)
+    remaining = 1 - progress
+    set_rate(optimizer, config.ppo_lr * min(1.0, remaining / config.ppo_tail))
+    entropy_coef = config.entropy_coef * remaining**2
 
     # From here on the steps lie in one row, (T*N, ...).
     obs_teacher = rollout.obs_teacher.flatten(0, 1)
     z_teacher = rollout.z_teacher.flatten(0, 1)
     action = rollout.action.flatten(0, 1)
     log_prob_before = rollout.log_prob.flatten()
-    advantage = advantages.flatten()
-    return_ = returns.flatten()
+    reward = rollout.reward
+    with torch.no_grad():
+        if method.has_proxy:  # SITT penalises states in which the student cannot follow
+            policy_before = copy.deepcopy(nets.policy)
+            logits_proxy = nets.policy(nets.proxy(obs_teacher))  # (T*N, A), constants
+            proxy = policy_before.distribution(logits_proxy)
+            penalty = imitation_kl(
+                policy_before.distribution(nets.policy(z_teacher)), proxy
+            )
+            reward = reward - config.sitt_lambda1 * penalty.view_as(reward)  # Eq. (10)
+        values = nets.critic(obs_teacher).view_as(reward)  # (T, N)
+        next_values = nets.critic(rollout.obs_next.flatten(0, 1)).view_as(reward)
+        ends = {"terminated": rollout.terminated, "done": rollout.done}
+        advantages = gae(
+            reward, values, next_values, **ends, gamma=config.gamma, lam=config.gae_lambda
+        )
+        advantage = advantages.flatten()
+        return_ = advantage + values.flatten()
+        unexplained = advantage.var() / (return_.var() + 1e-8)
+
     n_updates = config.ppo_epochs * math.ceil(len(action) / config.ppo_batch)
     logs = []
     for i in draw_minibatches(len(action), config.ppo_batch, n_updates):  # i (B,)
@@ -849,7 +837,7 @@ def train_policy(
         if method.policy_gradient_reaches_encoder:
             z = nets.teacher(obs_teacher[i])
         policy = nets.policy.distribution(nets.policy(z))
-        value = nets.critic(z).squeeze(-1)  # (B,)
+        value = nets.critic(obs_teacher[i])  # (B,)
         log = ppo_losses(
             policy,
             value,
@@ -885,7 +873,7 @@ def train_bc_student(
     The teacher is trained by now and stays as it is. The student gets as many updates in all as
     in the other methods, in a shorter time.
     """
-    updates = round(config.encoder_updates / METHODS["bc"].student_share)
+    updates = round(config.encoder_updates / find_method(config.method).student_share)
     logs = []
     for i in draw_minibatches(len(pairs.action), config.encoder_batch, updates):
         policy = nets.distribution("student", pairs.obs_student[i])
@@ -925,22 +913,21 @@ class Method(NamedTuple):
     """All in which a row of Table I differs from the others."""
 
     train_student: Callable  # (nets, optimizer, pairs, config) -> losses, in each cycle
-    settings: dict = {}  # of Config, that the method fixes or does not read
+    settings: dict = {}  # of Config, which the method fixes
+    unread: tuple = ()  # settings that it does not read
     policy_gradient_reaches_encoder: bool = False  # the paper's point is that it does not
     own_head: bool = False  # the student has a policy of its own, not the teacher's
     has_proxy: bool = False  # SITT's imitation of the student
-    student_share: float = (
-        1.0  # below 1: PPO alone first, the student alone in this last share
-    )
-    paper: dict = {}  # environment -> success of (teacher, student) in the paper's Table I
+    student_share: float = 1.0  # below 1: PPO first, the student in this last share
+    paper: dict = {}  # environment -> (teacher, student) in the paper's Table I
 
 
-NO_EQ_9 = {"lambda_align": 0.0, "align_delay": 0.0, "lambda_stab": 0.0}
-NO_EQ_10 = {"sitt_lambda1": 0.0, "sitt_lambda2": 0.0}
+EQ_9 = ("lambda_align", "lambda_stab", "inverse_temperature")
+EQ_10 = ("sitt_lambda1", "sitt_lambda2")
 METHODS = {
     "bc": Method(
         train_bc_student,
-        settings=NO_EQ_9 | NO_EQ_10,
+        unread=EQ_9 + EQ_10,
         policy_gradient_reaches_encoder=True,
         own_head=True,
         student_share=0.25,
@@ -948,29 +935,31 @@ METHODS = {
     ),
     "sitt": Method(
         train_sitt_student,
-        settings=NO_EQ_9,
+        unread=EQ_9,
         policy_gradient_reaches_encoder=True,
         has_proxy=True,
         paper={"tunnelvision": (0.91, 0.72), "collecthealth": (0.94, 0.51)},
     ),
     "policy-gradient": Method(
         train_embedding,
-        settings=NO_EQ_10,
+        unread=EQ_10,
         policy_gradient_reaches_encoder=True,
     ),
     "no-align": Method(
         train_embedding,
-        settings=NO_EQ_10 | {"lambda_align": 0.0, "align_delay": 0.0},
+        settings={"lambda_align": 0.0},
+        unread=EQ_10,
         paper={"tunnelvision": (0.99, 0.91), "collecthealth": (0.94, 0.73)},
     ),
     "no-stability": Method(
         train_embedding,
-        settings=NO_EQ_10 | {"lambda_stab": 0.0},
+        settings={"lambda_stab": 0.0},
+        unread=EQ_10,
         paper={"tunnelvision": (0.79, 0.78), "collecthealth": (0.97, 0.95)},
     ),
     "ours": Method(
         train_embedding,
-        settings=NO_EQ_10,
+        unread=EQ_10,
         paper={"tunnelvision": (1.00, 1.00), "collecthealth": (0.99, 0.98)},
     ),
 }
@@ -1080,36 +1069,30 @@ def kind_of_score(score: dict) -> str:
 def train(config: Config) -> dict:
     """Train one method on one environment with one seed; the result is also in `result.json`.
 
-    Sets torch's seed and number of threads. Raises BadInput before anything is trained or saved,
-    RunStopped where a run cannot go on.
+    Sets torch's seed and number of threads. Raises BadInput before anything is trained or
+    saved, and RunStopped where a run cannot go on.
     """
     start = time.perf_counter()
     config = complete(config)
     device = pick_device(config.device)
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    n_eval = min(config.num_envs, config.log_episodes)
-    envs = make_envs(config.env, config.num_envs)
-    try:
-        eval_envs = make_envs(config.env, n_eval)
-        try:
-            nets = Networks(envs, config).to(device)
-            open_folder(config)
-            print(
-                f"{config.env} {config.method} seed {config.seed} on {device}", flush=True
-            )
-            print_settings(config)
-            rows = training_loop(envs, eval_envs, nets, config)
-        finally:
-            eval_envs.close()
-    finally:
-        envs.close()
+    n_eval_envs = min(config.num_envs, config.log_episodes)
+    with contextlib.ExitStack() as at_the_end:  # close the environments, also on errors
+        envs = at_the_end.enter_context(
+            contextlib.closing(make_envs(config.env, config.num_envs))
+        )
+        eval_envs = at_the_end.enter_context(
+            contextlib.closing(make_envs(config.env, n_eval_envs))
+        )
+        nets = Networks(envs, config).to(device)
+        rows = training_loop(envs, eval_envs, nets, config)
     result = {
         "env": config.env,
         "method": config.method,
         "seed": config.seed,
         **rows[-1],
-        "eval_episodes": math.ceil(config.eval_episodes / n_eval) * n_eval,
+        "eval_episodes": n_eval_envs * math.ceil(config.eval_episodes / n_eval_envs),
         "seconds": time.perf_counter() - start,
         "device": str(device),
         "torch": torch.__version__,
@@ -1119,93 +1102,81 @@ def train(config: Config) -> dict:
     return result
 
 
-def training_loop(
-    envs: gym.vector.VectorEnv,
-    eval_envs: gym.vector.VectorEnv,
-    nets: Networks,
-    config: Config,
-) -> list[dict]:
-    """A cycle: collect, train the policy on stored z, train the encoders -> the rows of the log.
+def training_loop(envs, eval_envs, nets: Networks, config: Config) -> list[dict]:
+    """A cycle: collect, train the policy on stored z, train the encoders -> the log's rows.
 
-    The paper names the encoders first. In an alternation only the first and the last half cycle
-    differ; in this order the stored z are of today's encoders.
+    The paper names the encoders first. In an alternation only the first and the last half
+    cycle differ; in this order the stored z are of today's encoders.
     """
     method = find_method(config.method)
     policy_optimizer, student_optimizer = make_optimizers(nets, config)
     n_cycles = math.ceil(config.total_steps / (config.num_envs * config.rollout_steps))
-    # Both are trained in all cycles; but of bc's, first the teacher alone, then the student.
-    policy_cycles = range(n_cycles)
-    student_cycles = range(n_cycles)
+    # All methods but bc train both in every cycle: PPO in the first n_policy, the student from
+    # first_student on.
+    n_policy = n_cycles
+    first_student = 0
     if method.student_share < 1:
-        n_student = math.ceil(n_cycles * method.student_share)
-        policy_cycles = range(n_cycles - n_student)
-        student_cycles = range(n_cycles - n_student, n_cycles)
-    look_from = student_cycles.start * config.rollout_steps
-    n_steps = n_cycles * config.rollout_steps
-    looks = plan_looks(n_steps + 1, config.pairs_every, look_from, config.seed)
+        first_student = n_cycles - math.ceil(n_cycles * method.student_share)
+        n_policy = first_student
+    looks = plan_looks(n_cycles, first_student, config)
     eval_after = {
-        math.ceil(n_cycles * k / config.log_evals) for k in range(config.log_evals + 1)
+        math.ceil(n_cycles * (k + 1) / config.log_evals) for k in range(config.log_evals)
     }
-    seeds = np.random.SeedSequence(config.seed).generate_state(n_cycles + 1).tolist()
+    rng = np.random.default_rng(config.seed)
+    seeds = rng.integers(2**30, size=n_cycles + 1).tolist()  # some engines take a C int
 
     memory = None
     losses = {}
     rows = []
-    start = time.perf_counter()
-    env_steps = 0
     student_views = 0
-    try:
-        draw_student(envs, bool(looks[0]))
-        obs = reset_envs(envs, seed=seeds[0])  # the others are for the evaluations
-        check_views(
-            config.env, {k: v[0] for k, v in obs.items()}, envs.single_observation_space
-        )
-        for cycle in range(n_cycles):
-            first = cycle * config.rollout_steps
-            now_looks = looks[first : first + config.rollout_steps + 1]
+    start = time.perf_counter()
+    draw_student(envs, bool(looks[0]))
+    obs = reset_envs(envs, seed=seeds[0])  # the other seeds are for the evaluations
+    open_folder(config)
+    print_settings(config, nets.log_inverse_temperature.device)
+    for cycle in range(n_cycles):
+        n_steps = cycle * config.rollout_steps
+        env_steps = (cycle + 1) * config.num_envs * config.rollout_steps
+        try:
+            now_looks = looks[n_steps : n_steps + config.rollout_steps + 1]
             rollout, pairs, obs = collect(envs, obs, nets, now_looks)
+            if cycle == 0:
+                nets.teacher.fit_inputs(rollout.obs_teacher.flatten(0, 1))
+            if memory is None and pairs is not None:
+                nets.student.fit_inputs(pairs.obs_student)
             memory = remember(memory, pairs, config.pairs_memory)
-            env_steps += config.num_envs * config.rollout_steps
             student_views += 0 if pairs is None else len(pairs.action)
-            if cycle in policy_cycles:
-                progress = (cycle - policy_cycles.start) / len(policy_cycles)
-                entropy_coef = config.entropy_end
-                entropy_coef += (1 - progress) ** 2 * (
-                    config.entropy_coef - config.entropy_end
-                )
+            if cycle < n_policy:
                 losses |= train_policy(
-                    nets, policy_optimizer, rollout, config, entropy_coef
+                    nets, policy_optimizer, rollout, config, cycle / n_policy
                 )
-            if cycle in student_cycles and memory is not None:
-                progress = (cycle - student_cycles.start) / len(student_cycles)
+            if cycle >= first_student and memory is not None:
+                progress = (cycle - first_student) / (n_cycles - first_student)
                 set_rate(student_optimizer, config.encoder_lr * (1 - 0.95 * progress))
-                today = replace(config, lambda_align=align_weight(config, cycle / n_cycles))
-                losses |= method.train_student(nets, student_optimizer, memory, today)
+                losses |= method.train_student(nets, student_optimizer, memory, config)
             if not all(math.isfinite(loss) for loss in losses.values()):
                 raise RunStopped(f"a loss is not finite: {losses}")
             if cycle + 1 in eval_after:
                 is_last = cycle + 1 == n_cycles
                 episodes = config.eval_episodes if is_last else config.log_episodes
-                score = evaluate(
-                    eval_envs, nets, episodes, seeds[cycle + 1], config.episode_limit
+                seed = seeds[cycle + 1]
+                score = evaluate(eval_envs, nets, episodes, seed, config.episode_limit)
+                rows.append(
+                    {
+                        "env_steps": env_steps,
+                        "student_views": student_views,
+                        **score,
+                        **losses,
+                    }
                 )
-                steps = {"env_steps": env_steps, "student_views": student_views}
-                rows.append(steps | score | losses)
                 print_row(rows, time.perf_counter() - start, (cycle + 1) / n_cycles)
                 save_log(config, rows)
                 save_checkpoint(config, nets)
-    except (BadInput, RunStopped) as error:
-        where = f"{config.env} stopped after {env_steps} environment steps"
-        raise RunStopped(f"{error}; {where}") from error
+        except (BadInput, RunStopped) as error:
+            raise RunStopped(
+                f"{error}; stopped after {env_steps} environment steps"
+            ) from error
     return rows
-
-
-def align_weight(config: Config, progress: float) -> float:
-    """Eq. (9)'s lambda_align as training goes on [ours: see `align_delay`]."""
-    if config.align_delay == 0:
-        return config.lambda_align
-    growth = (progress - config.align_delay) / (0.5 * config.align_delay)
-    return config.lambda_align * min(max(growth, 0.0), 1.0)
 
 
 def pick_device(name: str) -> torch.device:
@@ -1241,7 +1212,7 @@ def make_optimizers(nets: Networks, config: Config) -> tuple[Adam, Adam]:
         "cuda",
     )  # elsewhere torch may not have it
     return (
-        Adam(for_policy, config.ppo_lr, fused=is_fused),
+        Adam(for_policy, config.ppo_lr, betas=(0.9, 0.99), fused=is_fused),
         Adam(for_student, config.encoder_lr, fused=is_fused),
     )
 
@@ -1279,11 +1250,18 @@ def write_at_once(path: Path, content: str) -> None:
     unfinished.replace(path)
 
 
-def print_settings(config: Config) -> None:
-    """The settings in which this run differs from Config's own."""
+def print_settings(config: Config, device: torch.device) -> None:
+    """What runs, and the settings in which it differs from Config's own."""
+    print(f"{config.env} {config.method} seed {config.seed} on {device}", flush=True)
     for f in fields(Config):
         value = getattr(config, f.name)
-        if value != f.default and f.name not in ("env", "method", "seed", "out"):
+        if value != f.default and f.name not in (
+            "env",
+            "method",
+            "seed",
+            "out",
+            "overwrite",
+        ):
             print(f"  {f.name} {value} (default {f.default})", flush=True)
 
 
@@ -1392,12 +1370,15 @@ def complete(config: Config) -> Config:
         if is_number and not math.isfinite(value):
             raise BadInput(f"{f.name} must be a finite number, not {value!r}")
     check_ranges(config)
-    fixed = find_method(config.method).settings
-    for name, value in fixed.items():
-        default = Config.__dataclass_fields__[name].default
-        if getattr(config, name) not in (value, default):
+    method = find_method(config.method)
+    default = Config()
+    for name in method.unread:
+        if getattr(config, name) != getattr(default, name):
+            raise BadInput(f"method {config.method} does not read {name}")
+    for name, value in method.settings.items():
+        if getattr(config, name) not in (value, getattr(default, name)):
             raise BadInput(f"method {config.method} has {name} {value}")
-    return replace(config, **fixed)
+    return replace(config, **method.settings)
 
 
 def check_ranges(config: Config) -> None:
@@ -1408,7 +1389,7 @@ def check_ranges(config: Config) -> None:
         "ppo_batch": 2,
         "sitt_lambda1": -math.inf,
     }
-    most = {"gamma": 1, "gae_lambda": 1, "inverse_temperature": 100, "align_delay": 0.5}
+    most = {"gamma": 1, "gae_lambda": 1, "inverse_temperature": 100}
     may_be_0 = ("seed", "entropy_end")
     for f in fields(Config):
         value = getattr(config, f.name)

@@ -97,7 +97,7 @@ MODEL = f"""
       <geom type="cylinder" size=".3 .45" pos="0 0 .45" rgba=".9 .1 .1 1"/>
     </body>
     <body mocap="true">
-      <geom type="box" size=".2 .2 .2" pos="0 0 .2" rgba=".1 .7 .2 1"/>
+      <geom class="wall" size=".2 .2 .2" pos="0 0 .2" rgba=".1 .7 .2 1"/>
     </body>
     <body mocap="true"><geom class="pillar" pos="0 0 .2"/></body>
     <body mocap="true"><geom class="pillar" pos="0 0 .2"/></body>
@@ -211,7 +211,7 @@ class RobotEyeVectorEnv(gym.vector.VectorEnv):
         self.draw_student = True
 
         self.single_observation_space = Dict(
-            teacher=Box(-1, 1, (27,), np.float32),
+            teacher=Box(-1, 1, (28,), np.float32),
             student=Box(0, 255, (size, size, 3), np.uint8),
         )
         self.single_action_space = Box(-1, 1, (3,), np.float32)
@@ -289,11 +289,9 @@ class RobotEyeVectorEnv(gym.vector.VectorEnv):
         bumped = self._physics(motors)
         after = self._distances()  # (N, 4)
         success = after[:, GOAL] <= GOAL_REACH
-        lured = (after[:, DECOY] <= DECOY_REACH) & ~success
         self.bumps += bumped
         broken = (self.bumps >= self.max_bumps) & ~success
-        lured |= broken
-        terminated = success | lured
+        terminated = success | broken
         truncated = (self.steps >= self.max_episode_steps) & ~terminated
         self.done = terminated | truncated
 
@@ -301,7 +299,7 @@ class RobotEyeVectorEnv(gym.vector.VectorEnv):
         reward -= EFFORT_COST * (motors**2).sum(axis=1)
         reward[bumped] -= BUMP_COST
         reward[success] += 1
-        reward[lured] -= 1
+        reward[broken] -= 1
         return self._observe(), reward, terminated, truncated, {"is_success": success}
 
     def _physics(self, motors: np.ndarray) -> np.ndarray:  # (N, 3) -> (N,)
@@ -346,7 +344,7 @@ class RobotEyeVectorEnv(gym.vector.VectorEnv):
         forward, left = to_body(self.velocity[:, 0], self.velocity[:, 1], cos, sin)
         turning = self.velocity[:, 2]
         speeds = [forward / TOP_SPEED, left / TOP_SPEED, turning / TOP_TURN]
-        own = np.stack([*position.T / ROOM, cos, sin, *speeds], axis=1)  # (N, 7)
+        own = np.stack([*position.T / ROOM, cos, sin, *speeds, self.bumps / self.max_bumps], axis=1)  # (N, 8)
         flat = features.reshape(self.num_envs, -1)  # (N, 4, 5) -> (N, 20)
         return np.concatenate([flat, own], axis=1, dtype=np.float32).clip(-1, 1)
 
