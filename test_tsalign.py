@@ -1,1052 +1,3828 @@
-"""Every test compares the code with something else: hand values, plain loops, a scripted player."""
+"""Tests of tsalign.py, tunnelvision.py and collecthealth.py, in the order of the files.
 
+Each test compares the code with something else: values by hand, plain loops, gradients of a
+loss that is written down a second time, a ray tracer, a scripted player. No test needs
+another.
+
+A course can grade exercises with a part of them, for example `python -m pytest -k eq6`:
+    eq6  eq7  eq8  eq9  eq10    the losses
+    encoder  policy  critic     networks
+    envs  collect  looks        environments, and what is collected in them
+    phase_one                   the encoders' training
+    gae  ppo  phase_two         the policy's training
+    bc  sitt                    baselines
+    evaluation  loop            what is measured, and in which order
+    refuse  stops               bad input, and runs that cannot go on
+    tunnel  health              the two environments
+"""
+
+import ast
 import copy
 import csv
+import inspect
 import json
 import math
-import os
+import runpy
 import subprocess
 import sys
-from functools import partial
+from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
+from typing import NamedTuple
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box, Dict, Discrete
+from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector.utils import batch_space
 from matplotlib.figure import Figure
 from torch.distributions import Categorical, Independent, Normal, kl_divergence
 
 import tsalign
 from collecthealth import CollectHealthEnv, CollectHealthVectorEnv
-from tsalign import METHODS, Config
+from tsalign import METHODS, BadInput, Config, Method, RunStopped
 from tunnelvision import TunnelVisionEnv, TunnelVisionVectorEnv
 
-SMALL = dict(num_envs=4, rollout_steps=16, embedding_dim=8, width=16)
-SMALL |= dict(eval_episodes=8, log_episodes=8)
-SMALL_FLAGS = [x for k, v in SMALL.items() for x in (f"--{k.replace('_', '-')}", v)]
+HERE = Path(tsalign.__file__).parent
+SMALL = {
+    "num_envs": 4,
+    "rollout_steps": 16,
+    "embedding_dim": 8,
+    "width": 16,
+    "eval_episodes": 8,
+    "log_episodes": 8,
+}
 
 
-class CueEnv(gym.Env):
-    """Three times in a row, answer with the shown cue; `fault` names what goes wrong on the way."""
+# --- Environments for the tests: each is one thing that a user's may be -------------------
 
-    def __init__(self, fault="", actions=None):
-        view = Box(0, 1, (3,), np.float32)
-        views = {"teacher": view} if fault == "one view" else {"teacher": view, "student": view}
-        self.observation_space = Dict(views)
-        self.action_space = actions or Discrete(2, start=1)
-        self.fault, self.total = fault, 0
 
-    def observe(self):
-        self.cue, secret = self.np_random.integers(2), self.np_random.random()
-        teacher, student = ([self.cue == 0, self.cue == 1, x] for x in (secret, 0))
-        too_long = self.fault == "first shape" or (self.fault == "shape" and self.total > 40)
-        return {"teacher": np.float32(teacher), "student": np.float32(student + [0] * too_long)}
+class Cue(gym.Env):
+    """Answer with the cue: one step, two answers. The teacher also sees a random number."""
+
+    observation_space = Dict(teacher=Box(0, 1, (3,)), student=Box(0, 1, (2,)))
+    action_space = Discrete(2)
+    n_steps = 0
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        self.right = 0
-        return self.observe(), {}
+        self.cue = int(self.np_random.integers(2))
+        return self.views(), {}
+
+    def views(self):
+        cue = np.eye(2, dtype=np.float32)[self.cue]
+        noise = self.np_random.random(dtype=np.float32)
+        return {"teacher": np.append(cue, noise), "student": cue}
 
     def step(self, action):
-        if isinstance(self.action_space, Box):
-            assert self.action_space.contains(action), action
-            action = 1 + (action[0] > 5)
-        is_right, self.total = action == self.cue + 1, self.total + 1
-        self.right += is_right
-        if self.fault in ("bug", "ctrl-c") and self.total > 40:
-            raise RuntimeError("the user's own") if self.fault == "bug" else KeyboardInterrupt
-        reward = math.nan if self.fault == "nan" and self.total > 40 else float(is_right)
-        ended = (not is_right or self.right == 3) and self.fault != "never"
-        success = {"text": "yes", "none": None}.get(self.fault, self.right == 3)
-        tells = ended and self.fault != "silent"  # some tell it only then, or only of a success
-        tells = tells and (success or self.fault != "seldom")
-        return self.observe(), reward, ended, False, {"is_success": success} if tells else {}
+        self.n_steps += 1
+        is_right = int(action) == self.cue
+        return self.views(), float(is_right), True, False, {"is_success": is_right}
 
 
-register = partial(gym.register, entry_point=CueEnv)
-FAULTS = "nan,one view,shape,first shape,bug,ctrl-c,never,text,none,seldom"
-for fault in FAULTS.split(","):
-    register(f"Cue{fault.replace(' ', '')}-v0", kwargs={"fault": fault})
-register("Cue-v0", vector_entry_point=lambda num_envs, **_: SyncVectorEnv([CueEnv] * num_envs))
-register("CueBox-v0", kwargs={"actions": Box(4, 6, (2,)), "fault": "silent"})
-register("CueUnbounded-v0", kwargs={"actions": Box(-np.inf, np.inf, (1,))})
+class Reach(Cue):
+    """Name a point of a Box that is the same everywhere. It does not report success."""
+
+    action_space = Box(np.float32([4, -1]), np.float32([6, 1]))
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        distance = np.abs(action - np.float32([5.5, 0.5])).sum()
+        return self.views(), -float(distance), True, False, {}
 
 
-class RecordingEnv(TunnelVisionVectorEnv):
-    """Keeps its seeds and (obs, action, reward, terminated, truncated, true next obs) of a step."""
+class OneView(Cue):
+    observation_space = Dict(teacher=Box(0, 1, (3,)))
 
-    def reset(self, **arguments):
-        if "seed" in arguments:
-            self.seeds = [*getattr(self, "seeds", []), arguments["seed"]]
-        self.obs, info = super().reset(**arguments)
-        return self.obs, info
+    def views(self):
+        return {"teacher": super().views()["teacher"]}
+
+
+class DiscreteView(Cue):
+    observation_space = Dict(teacher=Box(0, 1, (3,)), student=Discrete(2))
+
+
+class EmptyView(Cue):
+    observation_space = Dict(teacher=Box(0, 1, (3,)), student=Box(0, 1, (0,)))
+
+
+class UnboundedActions(Cue):
+    action_space = Box(-np.inf, np.inf, (1,))
+
+
+class WholeActions(Cue):
+    action_space = Box(0, 3, (1,), np.int64)
+
+
+class ManyActions(Cue):
+    action_space = MultiDiscrete([2, 2])
+
+
+class OldReset(Cue):
+    def reset(self, *, seed=None, options=None):
+        obs, _ = super().reset(seed=seed)
+        return obs
+
+
+class OldStep(Cue):
+    def step(self, action):
+        obs, reward, terminated, _, info = super().step(action)
+        return obs, reward, terminated, info
+
+
+class TupleOfViews(Cue):
+    def views(self):
+        views = super().views()
+        return views["teacher"], views["student"]
+
+
+class WrongShape(Cue):
+    def views(self):
+        return {**super().views(), "student": np.zeros(3, np.float32)}
+
+
+class WrongType(Cue):
+    observation_space = Dict(teacher=Box(0, 1, (3,)), student=Box(0, 255, (2,), np.uint8))
+
+
+class NotMade(Cue):
+    def __init__(self):
+        raise ValueError("the engine is missing")
+
+
+class LateNanView(Cue):
+    """After some steps there is nan in one agent's view."""
+
+    def __init__(self, agent):
+        self.agent = agent
+
+    def views(self):
+        views = super().views()
+        if self.n_steps > 20:
+            views[self.agent][0] = np.nan
+        return views
+
+
+class NanViewAtFirst(Cue):
+    def views(self):
+        return {**super().views(), "student": np.full(2, np.nan, np.float32)}
+
+
+class LateReward(Cue):
+    """After some steps the reward is no finite number."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def step(self, action):
+        obs, reward, terminated, truncated, info = super().step(action)
+        if self.n_steps > 20:
+            reward = self.value
+        return obs, reward, terminated, truncated, info
+
+
+class Endless(Cue):
+    def step(self, action):
+        obs, reward, _, _, info = super().step(action)
+        return obs, reward, False, False, info
+
+
+class OddSuccess(Cue):
+    """What it reports as success is neither true nor false."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def step(self, action):
+        obs, reward, terminated, truncated, _ = super().step(action)
+        return obs, reward, terminated, truncated, {"is_success": self.value}
+
+
+class TellsOnlySuccess(Cue):
+    """Nothing is reported in an episode that fails."""
+
+    def step(self, action):
+        obs, reward, terminated, truncated, info = super().step(action)
+        if not info["is_success"]:
+            info = {}
+        return obs, reward, terminated, truncated, info
+
+
+class LateError(Cue):
+    """After some steps an exception of the user's, or Ctrl-C."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def step(self, action):
+        if self.n_steps > 40:
+            raise self.error
+        return super().step(action)
+
+
+class Engine(Cue):
+    """Seeds have to fit a C int, as those of many engines."""
+
+    def reset(self, *, seed=None, options=None):
+        if seed is not None:
+            np.int32(seed)  # OverflowError beyond it
+        return super().reset(seed=seed)
+
+
+class Drift(Cue):
+    """Views without bounds, whose values grow all the time."""
+
+    observation_space = Dict(
+        teacher=Box(-np.inf, np.inf, (3,)), student=Box(-np.inf, np.inf, (2,))
+    )
+
+    def views(self):
+        views = super().views()
+        size = 100 + self.n_steps
+        return {"teacher": size * views["teacher"], "student": size * views["student"]}
+
+
+class Held(Cue):
+    """Counts how many of its kind are open."""
+
+    n_open = 0
+
+    def __init__(self):
+        Held.n_open += 1
+
+    def close(self):
+        Held.n_open -= 1
+
+
+class HeldOneView(Held):
+    observation_space = Dict(teacher=Box(0, 1, (3,)))
+
+
+class HeldLateError(Held, LateError):
+    def __init__(self):
+        Held.__init__(self)
+        LateError.__init__(self, ZeroDivisionError("the user's own"))
+
+
+class Cameras(Cue):
+    """A picture that is drawn only while somebody looks."""
+
+    def __init__(self):
+        self.draw_student = True
+
+
+class ManyCues(gym.vector.VectorEnv):
+    """A native vector form whose views have `size` entries and a negative stride."""
+
+    autoreset_mode = AutoresetMode.DISABLED
+
+    def __init__(self, num_envs, size=2):
+        self.metadata = {"autoreset_mode": self.autoreset_mode}
+        self.num_envs = num_envs
+        self.single_observation_space = Dict(
+            teacher=Box(0, 1, (size,)), student=Box(0, 1, (size,))
+        )
+        self.single_action_space = Discrete(2)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+
+    def views(self):
+        view = np.linspace(0, 1, self.single_observation_space["teacher"].shape[0])
+        batch = np.tile(np.float32(view), (self.num_envs, 1))
+        return {"teacher": batch[:, ::-1], "student": batch[:, ::-1]}
+
+    def reset(self, *, seed=None, options=None):
+        return self.views(), {}
 
     def step(self, actions):
-        before, result = self.obs, super().step(actions)
-        self.obs = result[0]
-        self.log = [*getattr(self, "log", []), (before, actions, *result[1:4], self.obs)]
+        ends = np.ones(self.num_envs, bool)
+        return self.views(), np.ones(self.num_envs), ends, ~ends, {}
+
+
+class ManyCuesThatResetThemselves(ManyCues):
+    autoreset_mode = AutoresetMode.NEXT_STEP
+    n_open = 0
+
+    def __init__(self, num_envs):
+        super().__init__(num_envs)
+        ManyCuesThatResetThemselves.n_open += 1
+
+    def close_extras(self, **_):
+        ManyCuesThatResetThemselves.n_open -= 1
+
+
+def register_all():
+    """Each class under its own name; those with arguments once for each value."""
+    plain = [Reach, OneView, DiscreteView, EmptyView, UnboundedActions, WholeActions]
+    plain += [ManyActions, OldReset, OldStep, TupleOfViews, WrongShape, WrongType, NotMade]
+    plain += [NanViewAtFirst, Endless, TellsOnlySuccess, Engine, Drift, Held, HeldOneView]
+    plain += [HeldLateError, Cameras]
+    for env in plain:
+        gym.register(f"{env.__name__}-v0", env)
+    gym.register("Cue-v0", OneView)  # an older version than the next line's
+    gym.register("Cue-v1", Cue)
+    for agent in ("teacher", "student"):
+        gym.register(f"LateNan{agent}-v0", LateNanView, kwargs={"agent": agent})
+    for value in (math.nan, math.inf):
+        gym.register(f"LateReward{value}-v0", LateReward, kwargs={"value": value})
+    for value in ("yes", None):
+        gym.register(f"OddSuccess{value}-v0", OddSuccess, kwargs={"value": value})
+    gym.register("Bug-v0", LateError, kwargs={"error": RuntimeError("the user's own")})
+    gym.register("CtrlC-v0", LateError, kwargs={"error": KeyboardInterrupt()})
+    gym.register("Many-v0", Cue, vector_entry_point=ManyCues)
+    gym.register("Resets-v0", Cue, vector_entry_point=ManyCuesThatResetThemselves)
+
+
+register_all()
+
+
+class StepRecord(NamedTuple):
+    """One step of N environments."""
+
+    obs: dict
+    action: np.ndarray
+    reward: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    obs_next: dict
+
+
+NOT_DRAWN = 0.5  # no true view of TunnelVision holds it
+
+
+class RecordedEnvs(TunnelVisionVectorEnv):
+    """TunnelVision that writes down what is done with it, and draws only when told to."""
+
+    def __init__(self, num_envs, **arguments):
+        super().__init__(num_envs, **arguments)
+        self.draw_student = True
+        self.seeds = []  # of the resets that were given one
+        self.history = []  # a StepRecord of each step
+        self.draws_at_step = []  # draw_student, at each step
+        self.draws_at_reset = []
+        self.is_closed = False
+
+    def reset(self, *, seed=None, options=None):
+        if seed is not None:
+            self.seeds.append(seed)
+        self.draws_at_reset.append(self.draw_student)
+        obs, info = super().reset(seed=seed, options=options)
+        self.last_obs = obs
+        return obs, info
+
+    def step(self, actions):
+        self.draws_at_step.append(self.draw_student)
+        obs = self.last_obs
+        result = super().step(actions)
+        obs_next, reward, terminated, truncated, _ = result
+        self.history.append(
+            StepRecord(obs, actions, reward, terminated, truncated, obs_next)
+        )
+        self.last_obs = obs_next
         return result
 
+    def _observe(self):
+        views = super()._observe()
+        if not self.draw_student:
+            views["student"] = np.full_like(views["student"], NOT_DRAWN)
+        return views
 
-class FixedEndsEnv(RecordingEnv):
-    """Sub-environment i ends after i + 1 steps of reward 1, with success where i is even."""
+    def close_extras(self, **_):
+        self.is_closed = True
+
+
+class FixedEndsEnvs(RecordedEnvs):
+    """Environment i ends after i + 1 steps of reward 1, with success where i is even."""
 
     def step(self, actions):
-        self.blocked[:] = False
-        obs, *_ = super().step(np.full(self.num_envs, 4))
-        self.done, is_even = self.steps > self.index, self.index % 2 == 0
-        ends = self.done & is_even, self.done & ~is_even
-        return obs, np.ones(self.num_envs), *ends, {"is_success": is_even}
+        self.blocked.fill(False)
+        turns = np.full(self.num_envs, 4)
+        obs, _, _, _, _ = super().step(turns)
+        is_even = self.index % 2 == 0
+        self.done = self.steps > self.index
+        terminated = self.done & is_even
+        truncated = self.done & ~is_even
+        return obs, np.ones(self.num_envs), terminated, truncated, {"is_success": is_even}
 
 
-def one_rollout(method="ours", envs=None, **settings):
-    """Networks, optimizers and the first rollout of a small run, with a policy that is not flat."""
-    config = Config(**{**SMALL, "method": method, **settings})
+# --- Helpers ------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def same_path_and_seed(monkeypatch):
+    """Each test begins with the same random numbers; `main` adds to a copy of the path."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
     torch.manual_seed(0)
-    envs = envs or tsalign.make_envs(config.env, config.num_envs)
+
+
+def small_config(**changes) -> Config:
+    """Settings of a tiny run."""
+    return Config(**{**SMALL, **changes})
+
+
+def of_this_file(name: str) -> str:
+    """What --env is given for an environment that is registered here."""
+    return f"test_tsalign:{name}"
+
+
+class Start(NamedTuple):
+    """A small run after its first rollout."""
+
+    config: Config
+    envs: gym.vector.VectorEnv
+    nets: tsalign.Networks
+    policy_optimizer: torch.optim.Adam
+    student_optimizer: torch.optim.Adam
+    rollout: tsalign.Rollout
+    pairs: tsalign.Pairs
+
+
+def start_run(method="ours", env="tunnelvision,max_episode_steps=5", **changes) -> Start:
+    """The first rollout (16, 4, ...) of a policy that is not flat, and all its 64 pairs."""
+    config = small_config(env=env, method=method, **changes)
+    envs = tsalign.make_envs(env, config.num_envs)
     nets = tsalign.Networks(envs, config)
-    nets.policy.net[-1].weight.data *= 100
-    obs, _ = envs.reset(seed=0)
-    rollout, _ = tsalign.collect(envs, obs, nets, config.rollout_steps)
-    return config, nets, tsalign.make_optimizers(nets, config), rollout
+    last_layer = nets.policy.net[-1]
+    last_layer.weight.data *= 100
+    policy_optimizer, student_optimizer = tsalign.make_optimizers(nets, config)
+    obs = tsalign.reset_envs(envs, seed=0)
+    looks = np.ones(config.rollout_steps + 1, bool)
+    rollout, pairs, _ = tsalign.collect(envs, obs, nets, looks)
+    return Start(config, envs, nets, policy_optimizer, student_optimizer, rollout, pairs)
 
 
-def spy(monkeypatch, owner, name):
-    """The arguments of all calls of `owner.name` from now on."""
-    calls, real = [], getattr(owner, name)
-    monkeypatch.setattr(owner, name, lambda *x, **named: (calls.append(x), real(*x, **named))[1])
-    return calls
+def small_networks(envs=None, method="ours") -> tsalign.Networks:
+    """Untrained networks, by default for TunnelVision."""
+    return tsalign.Networks(envs or TunnelVisionVectorEnv(1), small_config(method=method))
 
 
-# --- Are the losses those of Eq. (6) to (10)? -----------------------------------------------------
+def check_same_gradients(loss, loss_by_hand, inputs):
+    """Both losses have the same gradient to each input, and none is zero."""
+    gradients = torch.autograd.grad(loss, inputs, retain_graph=True)
+    gradients_by_hand = torch.autograd.grad(loss_by_hand, inputs, retain_graph=True)
+    for gradient, by_hand in zip(gradients, gradients_by_hand):
+        assert by_hand.abs().max() > 1e-3
+        assert torch.allclose(gradient, by_hand, atol=1e-6)
 
 
-def test_eq6_equals_a_double_loop_in_value_and_gradients():
-    torch.manual_seed(0)
-    inputs = [torch.randn(5, 3), torch.randn(5, 3), torch.tensor(4.0)]
-    zt, zs, inverse_temperature = (x.requires_grad_() for x in inputs)
-    total = 0.0
-    for i in range(5):
-        to_student = [torch.exp(inverse_temperature * (zt[i] * zs[j]).sum()) for j in range(5)]
-        to_teacher = [torch.exp(inverse_temperature * (zt[j] * zs[i]).sum()) for j in range(5)]
-        for terms in (to_student, to_teacher):
-            total = total - torch.log(terms[i] / sum(terms)) / 10
-    loss = tsalign.info_nce_loss(*inputs)
-    assert loss.item() == pytest.approx(total.item())
-    pairs = zip(torch.autograd.grad(loss, inputs), torch.autograd.grad(total, inputs))
-    assert all(torch.allclose(a, b, atol=1e-6) and a.abs().max() > 1e-3 for a, b in pairs)
+class Step(NamedTuple):
+    """What an optimizer found when it was about to step."""
+
+    nets: tsalign.Networks  # a copy
+    gradients: dict  # name of the parameter -> its gradient, where it has one
 
 
-def test_eq7_to_eq10_by_hand_and_the_logits_before_are_constants():
-    z_teacher, z_student = torch.tensor([[1.0, 0], [0, 1]]), torch.tensor([[0.6, 0.8], [0, -1]])
-    assert tsalign.alignment_loss(z_teacher, z_student).item() == pytest.approx((0.4 + 2) / 2)
-    logits = [[1.0, 2], [0.0, 0], [1.0, 5], [1.0, -1]]  # teacher, student, the same before
-    logits = [torch.tensor([x], requires_grad=True) for x in logits]
-    loss = tsalign.stability_loss(*logits)
-    assert loss.item() == pytest.approx((0 + 9 + 1 + 1) / 4)
-    loss.backward()
-    assert logits[0].grad.tolist() == [[0, -1.5]] and logits[1].grad.tolist() == [[-0.5, 0.5]]
-    assert logits[2].grad is None and logits[3].grad is None
-    assert tsalign.embedding_loss(*torch.tensor([1.0, 2, 3]), 10, 0.1).item() == pytest.approx(21.3)
-    kl = tsalign.imitation_kl(*(Categorical(torch.tensor([p, 1 - p])) for p in (0.5, 0.9)))
-    assert kl.item() == pytest.approx(0.5 * math.log(0.5 / 0.9) + 0.5 * math.log(0.5 / 0.1))
+def record_steps(optimizer, nets) -> list[Step]:
+    """A list that gets a `Step` before each step of the optimizer."""
+    steps = []
+
+    def write_down(*_):
+        gradients = {}
+        for name, parameter in nets.named_parameters():
+            if parameter.grad is not None:
+                gradients[name] = parameter.grad.clone()
+        steps.append(Step(copy.deepcopy(nets), gradients))
+
+    optimizer.register_step_pre_hook(write_down)
+    return steps
 
 
-# --- Do the networks see and say what they should? ------------------------------------------------
+def network_of(parameter_name: str) -> str:
+    """ "teacher" of "teacher.net.0.weight"."""
+    return parameter_name.partition(".")[0]
 
 
-def first_input(encoder, obs):
-    """What the first layer with weights is given, and the embedding."""
-    layer = next(x for x in encoder.modules() if hasattr(x, "weight"))
-    seen = []
-    layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    z = encoder(obs)
-    return seen[0], z
+def check_gradients(step: Step, loss_by_hand, learners, max_norm=math.inf):
+    """The learners' gradients are those of a loss on `step.nets`, clipped; no others."""
+    for parameter in step.nets.parameters():
+        parameter.grad = None
+    loss_by_hand.backward()
+    expected = {}
+    for name, parameter in step.nets.named_parameters():
+        if network_of(name) in learners:
+            expected[name] = parameter.grad
+    assert step.gradients.keys() == expected.keys()
+    squares = [gradient.square().sum() for gradient in expected.values()]
+    norm = torch.stack(squares).sum().sqrt().item()
+    scale = min(1, max_norm / norm)
+    for name, gradient in expected.items():
+        assert torch.allclose(
+            step.gradients[name], scale * gradient, rtol=1e-3, atol=1e-5
+        ), name
 
 
-def test_inputs_with_bounds_are_mapped_to_minus_1_to_1_and_others_stay():
-    low, high = np.float32([0, -2, -np.inf, 0]), np.float32([1, 2, np.inf, 1e9])
-    encoder = tsalign.Encoder(Box(low, high), Config())
-    seen, z = first_input(encoder, torch.tensor([[0.25, 1, 7, 5]]))
-    assert seen.tolist() == [[-0.5, 0.5, 7, 5]] and z.norm().item() == pytest.approx(1)
-    images = torch.randint(256, (5, 4, 8, 3), dtype=torch.uint8)  # (B, H, W, C)
-    seen, z = first_input(tsalign.Encoder(Box(0, 255, (4, 8, 3), np.uint8), Config()), images)
-    assert seen.shape == (5, 3, 4, 8)
-    for y, x in np.ndindex(4, 8):
-        assert torch.allclose(seen[:, :, y, x], images[:, y, x] / 127.5 - 1, atol=1e-6)
-    assert torch.allclose(z.norm(dim=-1), torch.ones(5)) and (z < 0).any()
+def check_moves(before, after, learners, rate):
+    """Exactly the learners have moved, by Adam's first step, as far as its rate says."""
+    weights_before = dict(before.named_parameters())
+    moved = {}
+    for name, weights in after.named_parameters():
+        change = (weights - weights_before[name]).abs().max().item()
+        if change > 0:
+            moved[network_of(name)] = max(change, moved.get(network_of(name), 0))
+    assert moved.keys() == set(learners)
+    assert max(moved.values()) == pytest.approx(rate, rel=0.01)
 
 
-def test_the_first_policy_is_flat_and_the_first_values_are_of_unit_size():
-    nets = tsalign.Networks(TunnelVisionVectorEnv(1), Config(inverse_temperature=7))
-    heads = nets.critic, nets.policy
-    z = torch.nn.functional.normalize(torch.randn(200, nets.policy.net[0].in_features))
-    size_of_value, size_of_logit = (head(z).norm() / head(z).numel() ** 0.5 for head in heads)
-    assert 0.2 < size_of_value < 2 and 0.002 < size_of_logit < 0.02
-    assert nets.critic(0 * z).eq(0).all() and (nets.policy(z) < 0).any()
-    assert nets.log_inverse_temperature.exp().item() == pytest.approx(7)
+def distribution_of(policy, z):
+    """The actions' distribution, written down again."""
+    if policy.log_std is None:
+        return Categorical(logits=policy(z))
+    return Independent(Normal(policy(z), policy.log_std.exp()), 1)
 
 
-def test_what_goes_to_the_environment_and_comes_back():
-    obs = np.zeros(2, np.float32)
-    envs = tsalign.make_envs("test_tsalign:Cue-v0", 2)
-    assert envs.metadata["autoreset_mode"] == AutoresetMode.DISABLED
-    kept, obs[:] = tsalign.to_tensor(obs, "cpu"), 1
-    assert kept.tolist() == [0, 0]
-    assert tsalign.to_tensor(np.zeros(2, np.uint8), "cpu").dtype == torch.uint8
-    box = Box(np.float32([-2, 0]), np.float32([2, 10]))
-    action = tsalign.to_env_action(box, torch.tensor([[0.5, -1.0], [3.0, -9.0], [0, 0]]))
-    assert action.tolist() == [[1, 0], [2, 0], [0, 5]]
-    assert tsalign.to_env_action(Discrete(3, start=5), torch.tensor([0, 2])).tolist() == [5, 7]
-    _, _, _, rollout = one_rollout(env="test_tsalign:CueBox-v0", num_envs=16)
-    noise = (rollout.action - rollout.logits_teacher).flatten()  # what is kept was not clipped
-    assert noise.std().item() == pytest.approx(1, abs=0.15) and abs(noise.mean()) < 0.15
-
-
-@pytest.mark.parametrize("method", ["ours", "bc"])
-def test_both_agents_draw_their_actions_and_bc_has_a_head_for_each(method):
-    config, nets, _, _ = one_rollout(method, num_envs=64)
-    chances = {"policy": [0.5, 0.3, 0.2, 0, 0, 0, 0, 0], "student_policy": [1 / 8] * 8}
-    for name in chances.keys() & dict(nets.named_children()).keys():
-        last = getattr(nets, name).net[-1]
-        last.weight.data[:], last.bias.data[:] = 0, torch.tensor(chances[name]).add(1e-9).log()
-    student = "student_policy" if method == "bc" else "policy"
-    for agent, head in (("collects", "policy"), ("teacher", "policy"), ("student", student)):
-        envs = RecordingEnv(64, max_episode_steps=16)
-        obs, _ = envs.reset()
-        if agent == "collects":
-            tsalign.collect(envs, obs, nets, 16)
-        else:
-            tsalign.play_episodes(envs, nets, agent, 4, 0, 16)
-        actions = np.concatenate([step[1] for step in envs.log])
-        shares = np.bincount(actions, minlength=8) / len(actions)
-        assert shares == pytest.approx(np.array(chances[head]), abs=0.08)
-
-
-def test_collect_keeps_the_true_next_view_and_never_uses_the_student():
-    calls, envs = [], RecordingEnv(8, max_episode_steps=2)
-    config, nets, _, _ = one_rollout(envs=envs, num_envs=8)
-    envs.log, last = [], envs.obs
-    hook = torch.nn.modules.module.register_module_forward_hook(lambda m, *_: calls.append(m))
-    rollout, last = tsalign.collect(envs, last, nets, 16)
-    hook.remove()
-    assert nets.teacher in calls and nets.student not in calls and last is envs.obs
-    assert not any(x.requires_grad for x in rollout)
-    obs, action, reward, terminated, truncated, next_obs = (np.array(x) for x in zip(*envs.log))
-    assert np.any(truncated) and np.any(terminated)
-    expected = dict(action=action, reward=np.float32(reward), terminated=terminated)
-    expected |= dict(done=terminated | truncated)
-    for view in tsalign.AGENTS:
-        expected[f"obs_{view}"] = np.stack([o[view] for o in obs])
-    for name, values in expected.items():
-        assert (getattr(rollout, name).numpy() == values).all()
-    with torch.no_grad():
-        next_views = torch.tensor(np.stack([o["teacher"] for o in next_obs]))
-        for kept, views in ((rollout.z_teacher, rollout.obs_teacher), (rollout.z_next, next_views)):
-            assert torch.allclose(kept.flatten(0, 1), nets.teacher(views.flatten(0, 1)), atol=1e-6)
-        assert torch.allclose(rollout.logits_teacher, nets.policy(rollout.z_teacher), atol=1e-5)
-
-
-# --- Is PPO what its paper says? ------------------------------------------------------------------
-
-
-def test_gae_equals_an_explicit_sum_over_the_rest_of_the_episode():
-    torch.manual_seed(0)
-    rewards, values, next_values = torch.randn(3, 7, 3)
-    terminated, truncated = torch.zeros(2, 7, 3, dtype=torch.bool)
-    terminated[2, 0] = truncated[4, 0] = truncated[3, 1] = terminated[6, 2] = True
-    done, expected = terminated | truncated, torch.zeros(7, 3)
-    for n in range(3):
-        for t in range(7):
-            for k in range(t, 7):
-                future = 0 if terminated[k, n] else 0.9 * next_values[k, n]
-                expected[t, n] += (0.9 * 0.8) ** (k - t) * (rewards[k, n] + future - values[k, n])
+def gae_by_sum(rewards, values, next_values, terminated, done, gamma, lam):
+    """A_t as the sum of (gamma lam)^k delta_t+k over the rest of the episode, by loops."""
+    n_steps, n_envs = rewards.shape
+    advantages = torch.zeros(n_steps, n_envs)
+    for n in range(n_envs):
+        for t in range(n_steps):
+            total = 0.0
+            for k in range(t, n_steps):
+                next_value = 0.0 if terminated[k, n] else next_values[k, n].item()
+                delta = rewards[k, n] + gamma * next_value - values[k, n]
+                total += (gamma * lam) ** (k - t) * delta.item()
                 if done[k, n]:
                     break
-    advantages = tsalign.gae(rewards, values, next_values, terminated, done, 0.9, 0.8)
-    assert torch.allclose(advantages, expected, atol=1e-6)
+            advantages[t, n] = total
+    return advantages
 
 
-def test_minibatches_are_shuffled_anew_in_each_pass_and_the_last_may_be_a_part():
-    _, _, _, rollout = one_rollout()
-    batches = tsalign.minibatches(rollout.flat(), 32, 2)
-    first, second = torch.cat(batches[:2]), torch.cat(batches[2:])
-    assert [len(i) for i in batches] == [32] * 4 and not torch.equal(first, second)
-    for order in (first, second):
-        assert not torch.equal(order, torch.arange(64))
-        assert torch.equal(order.sort()[0], torch.arange(64))
-    for size, epochs, lengths in [(32, 0.5, [32]), (32, 1.5, [32] * 3), (32, 0.01, [32]),
-                                  (63, 1, [63]), (60, 1, [60, 4])]:  # fmt: skip
-        assert [len(i) for i in tsalign.minibatches(rollout.flat(), size, epochs)] == lengths
+def policy_loss_by_cases(ratio, advantage, clip):
+    """PPO's policy loss as one would explain it: no more gain beyond the clip range."""
+    gains = []
+    for r, a in zip(ratio, advantage):
+        if a > 0 and r > 1 + clip:
+            gains.append((1 + clip) * a)
+        elif a < 0 and r < 1 - clip:
+            gains.append((1 - clip) * a)
+        else:
+            gains.append(r * a)
+    return -torch.stack(gains).mean()
 
 
-# --- Which loss reaches which network, and is each step that of its gradient? ---------------------
-# Each phase takes two steps over all pairs; before each, the gradients are compared with those of
-# the whole loss written down again, without its pieces.
-
-PPO, PPO_AND_ENCODER = ["policy", "critic"], ["policy", "critic", "teacher"]
-PHASE_ONE = ["teacher", "student", "log_inverse_temperature"]
-ARROWS = [  # phase, method, who learns, the weights that it reads
-    ("policy", "ours", PPO, {}),  # Section IV: not through the encoders
-    ("policy", "no-align", PPO, {}),
-    ("policy", "no-stability", PPO, {}),
-    ("policy", "policy-gradient", PPO_AND_ENCODER, {}),
-    ("policy", "bc", PPO_AND_ENCODER, {}),
-    ("policy", "sitt", PPO_AND_ENCODER, {"sitt_lambda1": 0.7, "sitt_lambda2": 2.0}),
-    ("student", "ours", PHASE_ONE, {"lambda_align": 3.0, "lambda_stab": 50.0}),
-    ("student", "no-align", PHASE_ONE, {"lambda_stab": 50.0}),
-    ("student", "no-stability", PHASE_ONE, {"lambda_align": 3.0}),
-    ("student", "policy-gradient", PHASE_ONE, {"lambda_align": 3.0, "lambda_stab": 50.0}),
-    ("student", "bc", ["student", "student_policy"], {}),
-    ("student", "sitt", ["student", "proxy"], {}),
-]
-
-
-def distribution(head, z):
-    if head.log_std is None:
-        return Categorical(logits=head(z))
-    return Independent(Normal(head(z), head.log_std.exp()), 1)
-
-
-def policy_by_hand(method, nets, first, rollout, learners, weights):
-    """Phase two's losses and their sum. `first`: the networks with which the phase began."""
-    steps, reward = rollout.flat(), rollout.reward
-    with torch.no_grad():
-        before = distribution(first.policy, steps.z_teacher)
-        if method == "sitt":
-            proxy = distribution(first.policy, first.proxy(steps.obs_teacher))
-            reward = reward - 0.7 * kl_divergence(before, proxy).view_as(reward)
-        values = [first.critic(z)[..., 0] for z in (rollout.z_teacher, rollout.z_next)]
-        advantage = tsalign.gae(reward, *values, rollout.terminated, rollout.done, 0.9, 0.8)
-        returns = (advantage + values[0]).flatten()
-        advantage = (advantage - advantage.mean()).flatten() / advantage.std(correction=0)
-    z = nets.teacher(steps.obs_teacher) if "teacher" in learners else steps.z_teacher
-    policy = distribution(nets.policy, z)
-    ratio = (policy.log_prob(steps.action) - before.log_prob(steps.action)).exp()
-    gain = torch.minimum(ratio * advantage, ratio.clip(0.9, 1.1) * advantage)
-    losses = {"policy_loss": -gain.mean(), "entropy": policy.entropy().mean()}
-    losses["value_loss"] = (nets.critic(z)[:, 0] - returns).square().mean()
-    coefficient = 0.2 + 0.5**2 * (0.4 - 0.2)  # half of the training is still to come
-    total = losses["policy_loss"] + 0.3 * losses["value_loss"] - coefficient * losses["entropy"]
-    if method == "sitt":
-        losses["penalty"] = kl_divergence(policy, proxy).mean()
-        total = total + 2 * losses["penalty"]
-    return losses, total
-
-
-def student_by_hand(method, nets, first, rollout, learners, weights):
-    """The same for what follows PPO."""
-    steps = rollout.flat()
-    z_teacher, z_student = nets.teacher(steps.obs_teacher), nets.student(steps.obs_student)
-    if method == "bc":
-        policy = distribution(nets.student_policy, z_student)
-        losses = {"imitation": -policy.log_prob(steps.action).mean()}
-        return losses, losses["imitation"]
-    if method == "sitt":
-
-        def distance(z, target):
-            logits = nets.policy(z) - nets.policy(target.detach())
-            return (z - target.detach()).abs().mean() + logits.abs().mean()
-
-        losses = {"student_to_teacher": distance(z_student, z_teacher)}
-        losses["proxy_to_student"] = distance(nets.proxy(steps.obs_teacher), z_student)
-        return losses, sum(losses.values())
-    inverse_temperature = nets.log_inverse_temperature.exp()
-    losses = {"info_nce": tsalign.info_nce_loss(z_teacher, z_student, inverse_temperature)}
-    losses["align"] = (1 - (z_teacher * z_student).sum(-1)).mean()
-    z_before = torch.cat([steps.z_teacher, first.student(steps.obs_student)])
-    change = nets.policy(torch.cat([z_teacher, z_student])) - nets.policy(z_before).detach()
-    losses["stab"] = change.square().mean()
-    names = {"lambda_align": "align", "lambda_stab": "stab"}
-    total = losses["info_nce"] + sum(weights[k] * losses[names[k]] for k in weights)
-    similarity = z_teacher @ z_student.T
-    is_nearest = similarity.diagonal() > similarity.amax(1) - 1e-4  # or as near as the nearest
-    return losses | {"match": is_nearest.float().mean()}, total
-
-
-@pytest.mark.parametrize("method", ["ours", "policy-gradient"])
-def test_eq_8_compares_with_the_networks_at_the_beginning_of_its_phase(method):
-    config, nets, (policy_optimizer, optimizer), rollout = one_rollout(method, encoder_lr=0)
-    tsalign.train_policy(nets, policy_optimizer, rollout, config)  # which may have moved E_T
-    assert tsalign.train_embedding(nets, optimizer, rollout, config)["stab"] < 1e-8
-
-
-@pytest.mark.parametrize("env", ["tunnelvision", "collecthealth", "test_tsalign:CueBox-v0"])
-@pytest.mark.parametrize("phase, method, learners, weights", ARROWS)
-def test_each_step_follows_the_gradient_of_its_loss(
-    phase, method, learners, weights, env, monkeypatch
-):
-    passes = 0.5 if method == "bc" else 2.0  # its student learns in a quarter of the cycles
-    config, nets, optimizers, rollout = one_rollout(
-        method, TunnelVisionVectorEnv(4, max_episode_steps=5) if env == "tunnelvision" else None,
-        env=env, ppo_batch=64, ppo_epochs=2, encoder_batch=64, encoder_epochs=passes, gamma=0.9,
-        gae_lambda=0.8, clip=0.1, value_coef=0.3, entropy_coef=0.4, entropy_end=0.2,
-        max_grad_norm=0.3, ppo_lr=0.004, encoder_lr=0.002, **weights,
-    )  # fmt: skip
-    by_hand = policy_by_hand if phase == "policy" else student_by_hand
-    train = partial(tsalign.train_policy, remaining=0.5)
-    train = train if phase == "policy" else METHODS[method].train_student
-    optimizer, taken = optimizers[phase == "student"], []
-
-    def keep(*_):  # the networks and their gradients before a step
-        grads = {k: p.grad.clone() for k, p in nets.named_parameters() if p.grad is not None}
-        taken.append((copy.deepcopy(nets), grads))
-
-    optimizer.register_step_pre_hook(keep)
-    shuffled = spy(monkeypatch, tsalign, "minibatches")
-    returned = train(nets, optimizer, rollout, config)
-    assert [arguments[1:] for arguments in shuffled] == [(64, 2)] and len(taken) == 2
-
-    logs = []
-    for now, grads in taken:
-        copied = copy.deepcopy(now)
-        losses, total = by_hand(method, copied, taken[0][0], rollout, learners, weights)
-        total.backward()
-        logs.append(losses)
-        expected = {k: p.grad for k, p in copied.named_parameters() if k.split(".")[0] in learners}
-        norm = torch.cat([g.flatten() for g in expected.values()]).norm()
-        scale = min(1, 0.3 / norm) if phase == "policy" else 1
-        assert grads.keys() == expected.keys()
-        for k in expected:
-            assert torch.allclose(grads[k], scale * expected[k], rtol=1e-3, atol=1e-5), k
-    for k in logs[0]:
-        assert returned[k] == pytest.approx((logs[0][k] + logs[1][k]).item() / 2, rel=1e-3), k
-    first, second = (dict(x.named_parameters()) for x, _ in taken)
-    moved = {k: (second[k] - first[k]).abs().max().item() for k in first}
-    assert {k for k, most in moved.items() if most > 0} == expected.keys()
-    assert max(moved.values()) == pytest.approx(0.004 if phase == "policy" else 0.002, rel=0.01)
-
-
-def test_critic_and_proxy_see_all_steps_in_their_order(monkeypatch):
-    config, nets, (optimizer, _), rollout = one_rollout("sitt", ppo_batch=16, sitt_lambda1=0.7)
-    steps, first = rollout.flat(), copy.deepcopy(nets).requires_grad_(False)
-    assert len(steps.reward) == 64  # four minibatches
-    proxy = distribution(first.policy, first.proxy(steps.obs_teacher))
-    penalty = kl_divergence(distribution(first.policy, steps.z_teacher), proxy)
-    values = [first.critic(z)[:, 0] for z in (steps.z_teacher, steps.z_next)]
-    calls = spy(monkeypatch, tsalign, "gae")
-    tsalign.train_policy(nets, optimizer, rollout, config)
-    for given, wanted in zip(calls[0], [steps.reward - 0.7 * penalty, *values]):
-        assert torch.allclose(given.flatten(), wanted, atol=1e-6)
-
-
-def test_the_inverse_temperature_is_clamped_at_100():
-    config, nets, (_, optimizer), rollout = one_rollout()
-    nets.log_inverse_temperature.data.fill_(6.0)
-    losses = tsalign.train_embedding(nets, optimizer, rollout, config)
-    assert losses["inverse_temperature"] == pytest.approx(100)
-
-
-def test_alignment_sets_in_after_its_delay(monkeypatch):
-    config = Config(lambda_align=8, align_delay=0.4)
-    weights = [tsalign.delay_alignment(config, k / 10).lambda_align for k in (0, 4, 5, 6, 10)]
-    assert weights == pytest.approx([0, 0, 4, 8, 8])
-    row = METHODS["ours"]._replace(settings=tsalign.NO_EQ_10 | {"lambda_align": 5.0})
-    monkeypatch.setitem(METHODS, "fixed", row)
-    for config in (Config(env="collecthealth"), Config(method="no-align"), Config(method="fixed")):
-        assert tsalign.delay_alignment(config, 0) == tsalign.delay_alignment(config, 1) == config
-
-
-# --- Does an evaluation count what it should? -----------------------------------------------------
-
-
-def test_the_student_never_touches_the_teacher_view():
-    envs, (_, nets, _, _) = TunnelVisionVectorEnv(4), one_rollout()
-    observe, nothing = envs._observe, {"teacher": np.full((4, 66), np.nan)}
-    envs._observe = lambda: observe() | nothing
-    assert len(tsalign.play_episodes(envs, nets, "student", 1, 3, 1000)[0]) == 4
-    with pytest.raises(RuntimeError, match="nan"):
-        tsalign.play_episodes(envs, nets, "teacher", 1, 3, 1000)
-
-
-def test_evaluation_counts_short_and_long_episodes_alike():
-    envs, (_, nets, _, _) = FixedEndsEnv(6), one_rollout()
-    score = tsalign.evaluate(envs, nets, 20, seed=3, limit=6)  # 24: four of each sub-environment
-    assert score["success_teacher"] == score["success_student"] == 0.5 and score["gap"] == 0
-    assert score["return_teacher"] == score["return_student"] == 3.5 and envs.seeds == [3, 3]
-    assert score["return_student_se"] == pytest.approx(np.arange(1, 7).std() / 24**0.5)
-    with pytest.raises(tsalign.BadInput, match="goes on after 5 steps"):
-        tsalign.evaluate(envs, nets, 6, seed=0, limit=5)
-
-
-def test_each_agent_gets_its_own_score(monkeypatch):
-    played = {"teacher": np.array([[3.0, 5], [1, 1]]), "student": np.array([[1, 2], [np.nan, 1]])}
-    monkeypatch.setattr(tsalign, "play_episodes", lambda envs, nets, agent, *_: played[agent])
-    score = tsalign.evaluate(FixedEndsEnv(6), None, 6, seed=0)
-    expected = dict(success_teacher=1, success_student=0.5, return_teacher=4, return_student=1.5)
-    assert expected.items() <= score.items() and score["gap"] == 0.5  # not reported: no success
-    for agent in played:
-        played[agent][1] = np.nan
-    score = tsalign.evaluate(FixedEndsEnv(6), None, 6, seed=0)
-    assert score["gap"] == 2.5 and "success_teacher" not in score
-
-
-# --- Does `train` do the right things in the right order? -----------------------------------------
-
-
-def run_loop(monkeypatch, method, **settings):
-    """A run that neither steps nor learns: its result, the order of its calls, and each call."""
-    order, calls = [], {}
-
-    def fake(name, function):
-        def call(*arguments):
-            lr = arguments[1].param_groups[0]["lr"] if name in ("policy", "student") else None
-            result = function(*arguments)
-            order.append(name[0])
-            calls.setdefault(name, []).append((arguments, result, lr))
-            return result
-
-        return call
-
-    score = dict(gap=0.25, success_teacher=0.75, success_student=0.5)
-    student = fake("student", lambda *_: {"imitation": 3.0})
-    monkeypatch.setitem(METHODS, method, METHODS[method]._replace(train_student=student))
-    collect = fake("collect", lambda *_: (f"rollout {len(order)}", f"obs {len(order)}"))
-    monkeypatch.setattr(tsalign, "make_envs", fake("make", lambda name, n: RecordingEnv(n)))
-    monkeypatch.setattr(tsalign, "collect", collect)
-    monkeypatch.setattr(tsalign, "train_policy", fake("policy", lambda *_: {"entropy": 2.0}))
-    monkeypatch.setattr(tsalign, "evaluate", fake("evaluate", lambda *_: score))
-    return tsalign.train(Config(method=method, **settings)), "".join(order), calls
-
-
-@pytest.mark.parametrize(
-    "method, order, n_policy, weights",
-    [("ours", "mm cpscpscpse cpscpscpse cpscpse", 8, [0, 0, 0.5, 1, 1, 1, 1, 1]),
-     ("bc", "mm cpcpcpe cpcpcpe cscse", 6, [0, 0])],
-)  # fmt: skip
-def test_the_loop_by_its_calls(method, order, n_policy, weights, tmp_path, monkeypatch):
-    n_student = len(weights)
-    settings = {**SMALL, "total_steps": 7 * 64 + 1, "log_evals": 3, "episode_limit": 77}
-    settings |= dict(eval_episodes=10, log_episodes=3, ppo_lr=2.0, encoder_lr=1.0, threads=5)
-    threads, drawn = [], []
-    monkeypatch.setattr(torch, "set_num_threads", threads.append)
-    for seed, out in ((0, tmp_path / "a"), (1, tmp_path / "b"), (0, tmp_path / "c")):
-        with monkeypatch.context() as patch:
-            result, called, calls = run_loop(patch, method, out=out, seed=seed, **settings)
-        assert called == order.replace(" ", "") and threads.pop() == 5
-        (_, envs, _), (_, eval_envs, _) = calls["make"]
-        obs, rollouts = envs.obs, []
-        for arguments, (rollout, following), _ in calls["collect"]:
-            assert arguments[0] is envs and arguments[1] is obs
-            rollouts, obs = [*rollouts, rollout], following
-        for k, (arguments, _, lr) in enumerate(calls["policy"]):
-            assert arguments[2] == rollouts[k] and lr == 2
-            assert arguments[4] == pytest.approx(1 - k / n_policy)
-        for k, (arguments, _, lr) in enumerate(calls["student"]):
-            assert arguments[2] == rollouts[k - n_student]
-            assert lr == pytest.approx(0.05 + 0.95 * (1 - k / n_student))
-            expected = weights[k] * Config(method=method).lambda_align
-            assert arguments[3].lambda_align == pytest.approx(expected)
-        played = [arguments for arguments, *_ in calls["evaluate"]]
-        assert [(x[0], x[2], x[4]) for x in played] == [(eval_envs, n, 77) for n in (3, 3, 10)]
-        weight = played[0][1].policy.net[0].weight.sum().item()
-        drawn.append([x[3] for x in played] + envs.seeds + [weight])
-        log = (out / f"tunnelvision_{method}_seed{seed}" / "log.csv").read_text().splitlines()
-        assert [row.split(",")[0] for row in log] == ["env_steps", "192", "384", "512"]
-        expected = dict(eval_episodes=12, env_steps=512, imitation=3, success_student=0.5)
-        assert expected.items() <= result.items()
-        assert (envs.num_envs, eval_envs.num_envs) == (4, 3)
-    assert drawn[0] == drawn[2] and len({*drawn[0], *drawn[1]}) == 10  # the seed decides it all
-
-
-@pytest.mark.parametrize("cuda, mps, best", [(0, 0, "cpu"), (0, 1, "mps"), (1, 1, "cuda")])
-def test_the_best_device_is_taken(cuda, mps, best, monkeypatch):
-    zeros = torch.zeros
-    monkeypatch.setattr(torch, "zeros", lambda *shape, device: zeros(*shape))
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(cuda))
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: bool(mps))
-    assert tsalign.pick_device("auto").type == best
-
-
-# --- Does a run learn, leave its files, and refuse bad input? -------------------------------------
-
-
-def run_main(*arguments):
+def run_main(*arguments) -> int:
     """`python tsalign.py ...` in this process -> exit code."""
     try:
-        tsalign.main([str(x) for x in arguments])
+        tsalign.main([str(argument) for argument in arguments])
     except SystemExit as end:
         return end.code or 0
     return 0
 
 
-@pytest.mark.parametrize("env, kind", [("Cue-v0", "success"), ("CueBox-v0", "return")])
-def test_training_improves_an_environment_of_ones_own_and_loads_again(env, kind, tmp_path):
-    flags = "--num-envs 16 --rollout-steps 32 --total-steps 8192 --ppo-batch 64 --width 32"
-    flags += " --ppo-lr 0.003 --embedding-dim 8 --log-evals 1 --eval-episodes 128"
-    assert run_main(*flags.split(), "--env", f"test_tsalign:{env}", "--out", tmp_path) == 0
-    (folder,) = tmp_path.iterdir()
-    result = json.loads((folder / "result.json").read_text())
-    assert ("success_student" in result) == (kind == "success")
-    config, nets = tsalign.load_run(folder)
-    envs = tsalign.make_envs(config.env, 16)
-    untrained = tsalign.evaluate(envs, tsalign.Networks(envs, config), 128, 5)
-    loaded = tsalign.evaluate(envs, nets, 128, 5)
-    most = 1 if kind == "success" else 3
-    for agent in (f"{kind}_teacher", f"{kind}_student"):
-        assert untrained[agent] < 0.4 * most and result[agent] > 0.6 * most
-        assert loaded[agent] == pytest.approx(result[agent], abs=0.15 * most)
+def small_flags() -> list:
+    """The settings of a tiny run as flags."""
+    flags = []
+    for name, value in SMALL.items():
+        flags += ["--" + name.replace("_", "-"), value]
+    return flags
 
 
-def test_a_run_leaves_its_files_and_is_not_overwritten(tmp_path, monkeypatch, capsys):
-    score = dict(success_teacher=0.75, success_student=0.5, gap=0.25)
-    score |= dict(return_teacher=2.0, return_student=1.0)
-    monkeypatch.setattr(tsalign, "evaluate", lambda *_: dict(score))
-    drawn, complete = spy(monkeypatch, Figure, "savefig"), []
-    monkeypatch.setattr(Path, "replace", lambda *x: complete.append(os.listdir(folder)) or move(*x))
-    move, folder = os.replace, tmp_path / "tunnelvision_bc_seed0"
-    flags = ["--method", "bc", "--log-evals", 2, "--total-steps", 256, "--out", tmp_path]
-    assert run_main(*flags, *SMALL_FLAGS) == 0
-    output = capsys.readouterr().out
-    _, head, first, last, _, *table, _ = output.splitlines()
-    assert max(map(len, (head, first, last))) <= 80
-    shown = dict(zip(head.split(), map(float, last.split())))
-    assert (shown["teacher"], shown["student"], shown["gap"]) == (0.75, 0.5, 0.25)
-    assert [row.split()[-3:] for row in table] == [
-        ["teacher", "student", "gap"], ["0.750", "0.500", "0.250"], ["2.000", "1.000", "1.000"],
-        ["1.000", "0.190", "0.810"],
-    ]  # fmt: skip
-
-    files = {"config.json", "log.csv", "checkpoint.pt", "curve.png", "result.json"}
-    assert set(os.listdir(folder)) == files and files - {"result.json"} < set(*complete)
-    assert "result.json" not in complete[0]  # it appears at once, when all else is there
-    lines = {line.get_label(): list(line.get_ydata()) for line in drawn[0][0].axes[0].lines}
-    assert lines == {"teacher": [0.75] * 2, "student": [0.5] * 2}
-    result = json.loads((folder / "result.json").read_text())
-    expected = dict(env="tunnelvision", method="bc", seed=0, eval_episodes=8, env_steps=256)
-    assert (expected | score).items() <= result.items() and result["seconds"] > 0
-    assert result["device"] in ("cpu", "cuda", "mps") and result["torch"] == torch.__version__
-    config, nets = tsalign.load_run(folder)
-    assert json.loads((folder / "config.json").read_text()) == tsalign.asdict(config)
-    assert config.width == 16 and config.total_steps == 256
-    saved = torch.load(folder / "checkpoint.pt", weights_only=True)["networks"]
-    assert all(torch.equal(value, saved[k]) for k, value in nets.state_dict().items())
-    kept = {path: path.read_bytes() for path in folder.iterdir()}
-    assert run_main(*flags, *SMALL_FLAGS) == 2 and "finished run" in capsys.readouterr().err
-    assert kept == {path: path.read_bytes() for path in folder.iterdir()}
-    with pytest.raises(tsalign.BadInput, match="no finished run"):
-        tsalign.load_run(tmp_path)
-    with tsalign.open_log(Config(out=tmp_path)):
-        with pytest.raises(tsalign.BadInput, match="another process"):
-            tsalign.open_log(Config(out=tmp_path))
+def read_log(folder: Path) -> list[dict]:
+    """The rows of log.csv, as text."""
+    with open(folder / "log.csv", newline="") as file:
+        return list(csv.DictReader(file))
 
 
-def test_import_has_no_side_effect(tmp_path):
-    here = os.path.dirname(os.path.abspath(tsalign.__file__))
-    flags = ["--env", "collecthealth", "--out", "/dev/null/x"]  # found to be bad after all imports
-    command = [sys.executable, "-B", f"{here}/tsalign.py", *flags]
-    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert run.returncode == 2 and run.stdout == "" and not list(tmp_path.iterdir())
-    assert run.stderr.startswith("tsalign: ") and run.stderr.count("\n") == 1
+def record_calls(monkeypatch, owner, name, result=None) -> list[tuple]:
+    """From now on `owner.name` only writes down with which arguments it is called."""
+    calls = []
+
+    def write_down(*arguments, **named):
+        calls.append((*arguments, *named.values()))
+        return result
+
+    monkeypatch.setattr(owner, name, write_down)
+    return calls
 
 
-def test_settings_come_from_defaults_then_environment_then_method_then_flags(monkeypatch):
-    monkeypatch.setitem(tsalign.ENV_SETTINGS, "tunnelvision", {"gamma": 0.5, "sitt_lambda1": 0.25})
-    default = Config(env="Other-v0")
-    assert Config().gamma == 0.5 and Config(gamma=0.75).gamma == 0.75 != default.gamma
-    assert Config(method="sitt").sitt_lambda1 == 0.25 and Config().sitt_lambda1 == 0
-    assert Config(method="sitt", sitt_lambda1=-1).sitt_lambda1 == -1
-    assert Config(env="tunnelvision:TunnelVision-v0") == Config(env="tunnelvision")
-    config = Config(env="a.b:C/D-v0", seed=np.int64(3), width=np.float64(8), out="x")
-    assert config.folder == Path("x/a.b-C-D-v0_ours_seed3")
-    assert type(config.seed) is type(config.width) is int
-    with pytest.raises(tsalign.BadInput, match="unknown 'nosuch'"):
-        Config(nosuch=1)
-    with pytest.raises(AttributeError):
+# --- Settings -----------------------------------------------------------------------------
+
+
+def test_config_is_made_with_any_setting_and_cannot_be_changed_afterwards():
+    config = Config(env="collecthealth", method="bc", seed=3, gamma=0.5)
+    assert (config.env, config.method, config.seed, config.gamma) == (
+        "collecthealth",
+        "bc",
+        3,
+        0.5,
+    )
+    with pytest.raises(FrozenInstanceError):
         config.seed = 4
+    with pytest.raises(TypeError, match="nosuch"):
+        Config(nosuch=1)
 
 
-BAD_FLAGS = {
-    "--env nosuch-v0": "nosuch", "--env nosuch:Env-v0": "nosuch", "--env CartPole-v1": "teacher",
-    "--env test_tsalign:Cueoneview-v0": "student", "--env test_tsalign:CueUnbounded-v0": "bounded",
-    "--method nosuch": "nosuch", "--device nosuch": "nosuch", "--device cuda:99": "cuda:99",
-    "--nosuch 1": "nosuch", "--num-envs 0": "num_envs", "--total-steps -5": "total_steps",
-    "--rollout-steps 1": "rollout_steps", "--width x": "width", "--total-steps 1.5": "total-steps",
-    "--encoder-batch 1": "encoder_batch", "--seed": "seed", "--lambda-align -1": "lambda_align",
-    "--lambda-align nan": "lambda_align", "--gamma 2": "gamma", "--seed -1": "seed",
-    "--out /dev/null/x": "/dev/null/x", "--device meta": "meta", "--env ..:X": "..:X",
-    "--seed 18446744073709551616": "seed", "--method bc --lambda-align 3": "lambda_align",
-    "--method no-align --lambda-align 5": "lambda_align", "--sitt-lambda1 1": "sitt_lambda1",
-    "--method sitt --lambda-stab 1": "lambda_stab", "--align-delay 0.6": "align_delay",
-    "--method no-align --align-delay 0.1": "align_delay", "--ppo-batch 1": "ppo_batch",
-    "--encoder-epochs 0": "encoder_epochs",
-}  # fmt: skip
+def test_config_has_a_default_of_its_type_and_a_sentence_of_help_for_each_field():
+    for f in fields(Config):
+        assert type(f.default) is f.type, f.name
+        assert len(f.metadata["help"]) > 5, f.name
 
 
-@pytest.mark.parametrize("arguments, word", BAD_FLAGS.items())
-def test_bad_input_gives_one_line_and_exit_code_2(arguments, word, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    assert run_main(*arguments.split()) == 2
-    output = capsys.readouterr()
-    assert output.err.startswith("tsalign: ") and output.err.count("\n") == 1
-    assert word in output.err and output.out == "" and not list(tmp_path.iterdir())
+def test_config_every_default_is_within_its_own_range():
+    config = Config()
+    assert tsalign.complete(config) == config
 
 
-def test_success_may_be_first_reported_late(tmp_path):
-    few = SMALL | dict(log_episodes=1, log_evals=16, total_steps=1024, eval_episodes=64)
-    tsalign.train(Config(env="test_tsalign:Cueseldom-v0", out=tmp_path, **few))
-    (log,) = tmp_path.glob("*/log.csv")
-    assert any(not row["success_teacher"] for row in csv.DictReader(log.read_text().splitlines()))
-    assert 0 < json.loads((log.parent / "result.json").read_text())["success_student"] < 1
+def test_config_the_folder_is_one_name_without_colons_or_slashes():
+    config = Config(env="a.b:C/D-v0", method="m:f", seed=7, out="x/y")
+    assert config.folder == Path("x/y/a.b-C-D-v0_m-f_seed7")
+
+
+# --- The losses: Eq. (6) to (10) ----------------------------------------------------------
+
+
+def test_eq6_equals_a_double_loop_in_value_and_gradients():
+    z_teacher = torch.randn(5, 3, dtype=torch.double, requires_grad=True)
+    z_student = torch.randn(5, 3, dtype=torch.double, requires_grad=True)
+    s = torch.tensor(1.7, dtype=torch.double, requires_grad=True)
+    by_hand = 0
+    for i in range(5):
+        partner = torch.exp(s * z_teacher[i].dot(z_student[i]))
+        all_students = 0
+        all_teachers = 0
+        for j in range(5):
+            all_students = all_students + torch.exp(s * z_teacher[i].dot(z_student[j]))
+            all_teachers = all_teachers + torch.exp(s * z_teacher[j].dot(z_student[i]))
+        by_hand = by_hand - torch.log(partner / all_students) / 5 / 2
+        by_hand = by_hand - torch.log(partner / all_teachers) / 5 / 2
+    loss = tsalign.info_nce_loss(z_teacher, z_student, s)
+    assert loss.item() == pytest.approx(by_hand.item())
+    check_same_gradients(loss, by_hand, [z_teacher, z_student, s])
+
+
+def test_eq6_is_log_of_the_batch_at_collapse_and_nearly_0_when_all_partners_are_found():
+    collapsed = torch.ones(8, 4) / 2
+    loss = tsalign.info_nce_loss(collapsed, collapsed, torch.tensor(30.0))
+    assert loss.item() == pytest.approx(math.log(8))
+    apart = torch.eye(8)
+    loss = tsalign.info_nce_loss(apart, apart, torch.tensor(30.0))
+    assert loss.item() == pytest.approx(0, abs=1e-6)
+
+
+def test_eq7_by_hand_in_value_and_gradients():
+    z_teacher = torch.tensor([[1.0, 0.0], [0.0, 1.0]], requires_grad=True)
+    z_student = torch.tensor([[0.6, 0.8], [0.0, -1.0]], requires_grad=True)
+    loss = tsalign.alignment_loss(z_teacher, z_student)
+    assert loss.item() == pytest.approx(((1 - 0.6) + (1 + 1)) / 2)
+    loss.backward()
+    assert torch.allclose(z_teacher.grad, torch.tensor([[-0.3, -0.4], [0.0, 0.5]]))
+    assert torch.allclose(z_student.grad, torch.tensor([[-0.5, 0.0], [0.0, -0.5]]))
+
+
+def test_eq8_by_hand_in_value_and_gradients():
+    teacher = torch.tensor([[1.0, 2.0]], requires_grad=True)
+    student = torch.tensor([[0.0, 0.0]], requires_grad=True)
+    teacher_before = torch.tensor([[1.0, 5.0]])
+    student_before = torch.tensor([[1.0, -1.0]])
+    loss = tsalign.stability_loss(teacher, student, teacher_before, student_before)
+    assert loss.item() == pytest.approx((0 + 9 + 1 + 1) / 4)
+    loss.backward()
+    assert teacher.grad.tolist() == [[0, -1.5]]
+    assert student.grad.tolist() == [[-0.5, 0.5]]
+
+
+def test_eq8_the_logits_before_are_constants():
+    logits = torch.zeros(2, 3, requires_grad=True)
+    before = torch.ones(2, 3, requires_grad=True)
+    tsalign.stability_loss(logits, logits, before, before).backward()
+    assert logits.grad is not None
+    assert before.grad is None
+
+
+def test_eq9_is_the_weighted_sum_in_value_and_gradients():
+    nce = torch.tensor(1.0, requires_grad=True)
+    align = torch.tensor(2.0, requires_grad=True)
+    stab = torch.tensor(3.0, requires_grad=True)
+    loss = tsalign.embedding_loss(nce, align, stab, lambda_align=10, lambda_stab=0.1)
+    assert loss.item() == pytest.approx(1 + 20 + 0.3)
+    loss.backward()
+    assert nce.grad.item() == 1
+    assert align.grad.item() == 10
+    assert stab.grad.item() == pytest.approx(0.1)
+
+
+def test_eq10_is_the_kl_of_the_imitator_from_the_teacher_at_each_step():
+    teacher = Categorical(torch.tensor([[0.5, 0.5], [0.2, 0.8]]))
+    imitator = Categorical(torch.tensor([[0.9, 0.1], [0.2, 0.8]]))
+    kl = tsalign.imitation_kl(teacher, imitator)
+    by_hand = 0.5 * math.log(0.5 / 0.9) + 0.5 * math.log(0.5 / 0.1)
+    assert kl.tolist() == pytest.approx([by_hand, 0], abs=1e-6)
+
+
+def test_eq10_of_gaussians_by_hand():
+    teacher = Independent(Normal(torch.tensor([[1.0, 0.0]]), torch.tensor([2.0, 1.0])), 1)
+    imitator = Independent(Normal(torch.tensor([[0.0, 0.0]]), torch.tensor([1.0, 1.0])), 1)
+    kl = tsalign.imitation_kl(teacher, imitator)
+    by_hand = math.log(1 / 2) + (2**2 + 1**2) / (2 * 1**2) - 1 / 2
+    assert kl.tolist() == pytest.approx([by_hand])
+
+
+# --- Networks -----------------------------------------------------------------------------
+
+
+def inputs_of(network, obs):
+    """What the layers of an encoder or critic are given for these views."""
+    seen = []
+    handle = network.net.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    network(torch.as_tensor(obs))
+    handle.remove()
+    return seen[0]
+
+
+def encoder_of(low, high, dtype=np.float32):
+    """A small encoder of a vector with these bounds."""
+    space = Box(np.array(low, dtype), np.array(high, dtype), dtype=dtype)
+    return tsalign.Encoder(space, 8, 16)
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 5), (4, 8, 3), (7, 7, 3), (5, 5, 1)])
+def test_encoder_gives_unit_vectors_for_vectors_and_images(shape):
+    encoder = tsalign.Encoder(Box(0, 1, shape), embedding_dim=8, width=16)
+    z = encoder(torch.rand(6, *shape))
+    assert z.shape == (6, 8)
+    assert torch.allclose(z.norm(dim=1), torch.ones(6))
+    assert (z < 0).any()
+    assert z.std(dim=0).min() > 1e-6  # each view has its own
+
+
+def test_encoder_maps_inputs_with_bounds_to_minus_1_to_1_and_leaves_others_as_they_are():
+    encoder = encoder_of([0, -2, -np.inf, 0], [1, 2, np.inf, np.inf])
+    assert inputs_of(encoder, [[0.25, 1.0, 7.0, 9.0]]).tolist() == [[-0.5, 0.5, 7, 9]]
+
+
+def test_encoder_maps_the_bytes_of_an_image_and_keeps_each_pixel_in_its_place():
+    images = torch.randint(256, (5, 4, 8, 3), dtype=torch.uint8)
+    encoder = tsalign.Encoder(Box(0, 255, (4, 8, 3), np.uint8), 8, 16)
+    seen = inputs_of(encoder, images)
+    assert seen.shape == (5, 3, 4, 8)
+    for row in range(4):
+        for column in range(8):
+            expected = images[:, row, column] / 127.5 - 1
+            assert torch.allclose(seen[:, :, row, column], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(
-    "fault, code, words",
-    [("nan", 1, ["value_loss", "Cuenan"]), ("shape", 1, ["student's view", "Cueshape"]),
-     ("firstshape", 1, ["student's view", "stopped after 0 environment steps"]),
-     ("never", 1, ["goes on"]), ("text", 1, ["'yes'"]), ("none", 1, ["None"]),
-     ("ctrl-c", 130, ["interrupted"]), ("bug", None, ["Cuebug", "environment steps"])],
-)  # fmt: skip
-def test_what_goes_wrong_in_a_run_is_told_in_one_line(fault, code, words, tmp_path, capsys):
-    flags = ["--env", f"test_tsalign:Cue{fault}-v0", "--out", tmp_path, *SMALL_FLAGS]
-    flags += ["--total-steps", 2048, "--log-evals", 32, "--episode-limit", 50]
-    if fault == "bug":  # keeps its traceback, with one line after it
-        with pytest.raises(RuntimeError, match="the user's own") as caught:
-            run_main(*flags)
-        (error,) = caught.value.__notes__
-    else:
-        assert run_main(*flags) == code
-        error = capsys.readouterr().err
-        assert error.count("\n") == 1
-    assert all(word in error for word in words)
+    "shape", [(7, 7, 3), (5, 6, 1), (10, 10, 4), (3, 2, 3), (21, 16, 3)]
+)
+def test_encoder_every_pixel_of_an_image_of_any_size_reaches_z(shape):
+    encoder = tsalign.Encoder(Box(0, 255, shape, np.uint8), 64, 128)
+    images = torch.full((1, *shape), 100.0, requires_grad=True)
+    z = encoder(images)
+    (z * torch.randn(64)).sum().backward()
+    assert (images.grad != 0).all()
+
+
+def test_encoder_fit_inputs_maps_values_far_narrower_than_their_bounds():
+    encoder = encoder_of([0, 0], [100, 1e5])
+    encoder.fit_inputs(torch.tensor([[0.0, 3.0], [1.0, 4.0], [0.0, 5.0]]))
+    seen = inputs_of(encoder, [[0.0, 3.0], [1.0, 5.0]])
+    assert torch.allclose(seen, torch.tensor([[-1.0, -1.0], [1.0, 1.0]]), atol=1e-5)
+
+
+def test_encoder_fit_inputs_maps_bytes_that_use_a_part_of_their_range():
+    encoder = encoder_of([0, 0], [255, 255], np.uint8)
+    encoder.fit_inputs(torch.tensor([[0, 0], [10, 255]], dtype=torch.uint8))
+    seen = inputs_of(encoder, torch.tensor([[5, 51]], dtype=torch.uint8))
+    assert torch.allclose(seen, torch.tensor([[0.0, -0.6]]), atol=1e-5)
+
+
+def test_encoder_fit_inputs_maps_unbounded_values_whatever_their_size():
+    inf = np.inf
+    encoder = encoder_of([-inf, -inf, 0], [inf, inf, inf])
+    encoder.fit_inputs(torch.tensor([[0.0, -0.1, 5e6], [1000.0, 0.1, 6e6]]))
+    seen = inputs_of(encoder, [[500.0, 0.1, 5e6]])
+    assert torch.allclose(seen, torch.tensor([[0.0, 1.0, -1.0]]), atol=1e-4)
+
+
+def test_encoder_fit_inputs_keeps_bounds_that_are_at_most_ten_times_too_wide():
+    encoder = encoder_of([0, 0], [9.9, 10.1])
+    encoder.fit_inputs(torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
+    seen = inputs_of(encoder, [[1.0, 1.0]])
+    assert seen[0].tolist() == pytest.approx([2 / 9.9 - 1, 1], abs=1e-6)
+
+
+def test_encoder_fit_inputs_keeps_a_constant_with_bounds_and_counts_from_one_without():
+    encoder = encoder_of([0, -np.inf], [100, np.inf])
+    encoder.fit_inputs(torch.tensor([[50.0, 7.0], [50.0, 7.0]]))
+    seen = inputs_of(encoder, [[50.0, 7.0], [75.0, 8.0]])
+    assert torch.allclose(seen, torch.tensor([[0.0, 0.0], [0.5, 1.0]]))
+
+
+def test_encoder_fit_inputs_takes_each_channel_of_an_image_as_a_whole():
+    images = torch.zeros(2, 7, 7, 3, dtype=torch.uint8)
+    images[0, 0, 0, 0] = 10  # the other pixels of this channel are constant
+    images[:, 3, 3, 0] = 5
+    images[1, 6, 6, 1] = 200
+    encoder = tsalign.Encoder(Box(0, 255, (7, 7, 3), np.uint8), 8, 16)
+    encoder.fit_inputs(images)
+    seen = inputs_of(encoder, images)[:, :, :7, :7]  # without the padding
+    assert seen[:, 0].min().item() == -1
+    assert seen[0, 0, 0, 0].item() == pytest.approx(1)
+    assert seen[0, 0, 3, 3].item() == pytest.approx(0)
+    assert seen[1, 1, 6, 6].item() == pytest.approx(200 / 127.5 - 1)
+    assert (seen[:, 2] == -1).all()
+
+
+@pytest.mark.parametrize("env", ["tunnelvision", "collecthealth"])
+def test_encoder_fit_inputs_changes_nothing_in_the_papers_environments(env):
+    config = Config(env=env)
+    envs = tsalign.make_envs(env, config.num_envs)
+    nets = tsalign.Networks(envs, config)
+    untouched = copy.deepcopy(nets)
+    obs = tsalign.reset_envs(envs, seed=0)
+    looks = np.zeros(config.rollout_steps + 1, bool)
+    looks[config.rollout_steps - 1] = True
+    rollout, pairs, _ = tsalign.collect(envs, obs, nets, looks)
+    nets.teacher.fit_inputs(rollout.obs_teacher.flatten(0, 1))
+    nets.student.fit_inputs(pairs.obs_student)
+    for agent in ("teacher", "student"):
+        assert torch.equal(getattr(nets, agent).scale, getattr(untouched, agent).scale)
+        assert torch.equal(getattr(nets, agent).shift, getattr(untouched, agent).shift)
+
+
+def test_policy_is_nearly_flat_at_first_and_its_inputs_are_of_unit_size():
+    policy = tsalign.Policy(Discrete(8), embedding_dim=64, width=128)
+    z = torch.nn.functional.normalize(torch.randn(200, 64), dim=1)
+    logits = policy(z)
+    assert 0.002 < logits.square().mean().sqrt() < 0.02
+    assert policy(0 * z).eq(0).all()  # no action is preferred
+    seen = []
+    policy.net.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    policy(z)
+    assert seen[0].square().mean().item() == pytest.approx(1)
+
+
+def test_policy_has_a_logit_for_each_discrete_action_or_a_mean_for_each_entry_of_a_box():
+    z = torch.randn(5, 8)
+    discrete = tsalign.Policy(Discrete(3, start=7), 8, 16)
+    assert isinstance(discrete.distribution(discrete(z)), Categorical)
+    assert discrete(z).shape == (5, 3)
+    continuous = tsalign.Policy(Box(0, 1, (2, 3)), 8, 16)
+    assert continuous(z).shape == (5, 6)
+    distribution = continuous.distribution(continuous(z))
+    assert distribution.log_prob(torch.zeros(5, 6)).shape == (5,)
+    assert torch.allclose(distribution.mean, continuous(z))
+    assert torch.allclose(distribution.stddev, torch.ones(5, 6))
+    assert continuous.log_std.requires_grad
+
+
+def test_critic_reads_the_teachers_view_and_not_z():
+    envs = TunnelVisionVectorEnv(4)
+    nets = small_networks(envs)
+    obs, _ = envs.reset(seed=0)
+    view = torch.tensor(obs["teacher"], requires_grad=True)
+    values = nets.critic(view)
+    assert values.shape == (4,)
+    values.sum().backward()
+    assert view.grad.abs().sum() > 0
+    for name, parameter in nets.named_parameters():
+        assert (parameter.grad is not None) == (network_of(name) == "critic"), name
+
+
+def test_networks_the_inverse_temperature_begins_where_the_settings_say():
+    nets = tsalign.Networks(TunnelVisionVectorEnv(1), small_config(inverse_temperature=7.0))
+    assert nets.log_inverse_temperature.exp().item() == pytest.approx(7)
+
+
+def test_networks_only_bc_has_a_second_policy_and_only_sitt_a_proxy():
+    for method in METHODS:
+        nets = small_networks(method=method)
+        assert (nets.student_policy is not None) == (method == "bc")
+        assert (nets.proxy is not None) == (method == "sitt")
+
+
+def test_networks_each_agent_acts_on_its_own_view_through_its_own_encoder_and_policy():
+    envs = TunnelVisionVectorEnv(4)
+    obs, _ = envs.reset(seed=0)
+    obs_teacher = torch.tensor(obs["teacher"])
+    obs_student = torch.tensor(obs["student"])
+    for method in ("ours", "bc"):
+        nets = small_networks(envs, method)
+        logits_teacher = nets.policy(nets.teacher(obs_teacher))
+        student_policy = nets.student_policy if method == "bc" else nets.policy
+        if method == "bc":
+            student_policy.net[-1].weight.data *= 100
+        logits_student = student_policy(nets.student(obs_student))
+        teacher = nets.distribution("teacher", obs_teacher)
+        student = nets.distribution("student", obs_student)
+        assert torch.allclose(teacher.probs, logits_teacher.softmax(1))
+        assert torch.allclose(student.probs, logits_student.softmax(1))
+
+
+@pytest.mark.parametrize("env", ["tunnelvision", "collecthealth", of_this_file("Reach-v0")])
+@pytest.mark.parametrize("agent", ["teacher", "student"])
+def test_networks_act_takes_one_view_or_a_batch_as_arrays_or_tensors(env, agent):
+    envs = tsalign.make_envs(env, 3)
+    nets = small_networks(envs)
+    views = tsalign.reset_envs(envs, seed=0)[agent]
+    for batch in (views, torch.tensor(views)):
+        actions = nets.act(agent, batch)
+        assert envs.action_space.contains(actions)
+        assert envs.single_action_space.contains(nets.act(agent, batch[0]))
+
+
+def test_networks_act_draws_from_the_policy():
+    nets = small_networks()
+    nets.policy.net[-1].weight.data.zero_()
+    chances = torch.tensor([0.5, 0.3, 0.2, 0, 0, 0, 0, 0])
+    nets.policy.net[-1].bias.data = (chances + 1e-9).log()
+    actions = nets.act("student", np.zeros((2000, 61), np.float32))
+    shares = np.bincount(actions, minlength=8) / 2000
+    assert shares == pytest.approx(chances.numpy(), abs=0.05)
+
+
+def test_networks_act_names_an_unknown_agent_and_a_view_of_another_shape():
+    nets = small_networks()
+    with pytest.raises(BadInput, match="nobody"):
+        nets.act("nobody", np.zeros(66))
+    with pytest.raises(BadInput, match="teacher needs a view .66,., not .61,"):
+        nets.act("teacher", np.zeros(61))
+
+
+# --- Eq. (3): environments with two views of one state ------------------------------------
+
+
+@pytest.mark.parametrize("name", ["tunnelvision", "collecthealth", of_this_file("Cue-v1")])
+def test_envs_do_not_reset_by_themselves(name):
+    envs = tsalign.make_envs(name, 3)
+    assert envs.num_envs == 3
+    assert envs.metadata["autoreset_mode"] == AutoresetMode.DISABLED
+
+
+def test_envs_the_native_vector_form_is_used_if_it_leaves_resets_to_us_and_else_closed():
+    assert isinstance(tsalign.make_envs("tunnelvision", 3).unwrapped, TunnelVisionVectorEnv)
+    assert isinstance(tsalign.make_envs("Many-v0", 3).unwrapped, ManyCues)
+    assert isinstance(tsalign.make_envs("Resets-v0", 3).unwrapped, SyncVectorEnv)
+    assert ManyCuesThatResetThemselves.n_open == 0
+
+
+def test_envs_arguments_follow_the_name():
+    envs = tsalign.make_envs("tunnelvision,rows=7,cols=15,obstacle_density=0.5", 2)
+    tunnels = envs.unwrapped
+    assert (tunnels.rows, tunnels.cols, tunnels.obstacle_density) == (7, 15, 0.5)
+    rooms = tsalign.make_envs("collecthealth:CollectHealth-v0,room=5.5", 2).unwrapped
+    assert rooms.room == 5.5
+    assert tsalign.make_envs("Many-v0,size=5", 2).single_observation_space["student"].shape
+
+
+def test_envs_arguments_are_read_as_python_values_or_else_as_text():
+    kwargs = tsalign.parse_arguments(["n=7", "x=.5", "b=False", "kind=wide", "path=a=b"])
+    assert kwargs == {"n": 7, "x": 0.5, "b": False, "kind": "wide", "path": "a=b"}
+
+
+def test_envs_without_a_version_the_latest_is_made():
+    envs = tsalign.make_envs(of_this_file("Cue"), 1)
+    assert type(envs.unwrapped.envs[0].unwrapped) is Cue  # version 1, not 0
+
+
+def test_envs_are_closed_where_they_cannot_serve():
+    Held.n_open = 0
+    with pytest.raises(BadInput):
+        tsalign.make_envs("HeldOneView-v0", 3)
+    assert Held.n_open == 0
+
+
+def test_envs_the_file_that_was_imported_is_named():
+    with pytest.raises(BadInput, match="code.py"):
+        tsalign.make_envs("code:Cue-v9", 1)
+
+
+def test_envs_a_reset_passes_the_seed_on():
+    envs = RecordedEnvs(2)
+    first = tsalign.reset_envs(envs, seed=5)
+    again = tsalign.reset_envs(envs, seed=5)
+    other = tsalign.reset_envs(envs, seed=6)
+    assert envs.seeds == [5, 5, 6]
+    assert (first["teacher"] == again["teacher"]).all()
+    assert (first["teacher"] != other["teacher"]).any()
+
+
+def test_envs_a_reset_with_a_mask_begins_only_these_anew():
+    envs = RecordedEnvs(3)
+    before = tsalign.reset_envs(envs, seed=5)
+    after = tsalign.reset_envs(envs, ended=np.array([False, True, False]))
+    is_same = (before["teacher"] == after["teacher"]).all(axis=1)
+    assert is_same[[0, 2]].all()
+    assert envs.seeds == [5]
+
+
+def test_envs_a_step_reports_success_and_nan_where_none_is_reported():
+    envs = tsalign.make_envs(of_this_file("TellsOnlySuccess-v0"), 6)
+    tsalign.reset_envs(envs, seed=0)
+    cues = [env.unwrapped.cue for env in envs.unwrapped.envs]
+    right = torch.tensor(cues)
+    wrong = 1 - right
+    actions = torch.cat([right[:3], wrong[3:]])
+    _, reward, terminated, truncated, success = tsalign.step_envs(envs, actions)
+    assert reward.tolist() == [1, 1, 1, 0, 0, 0]
+    assert reward.dtype == np.float32
+    assert terminated.all()
+    assert not truncated.any()
+    assert success[:3].tolist() == [1, 1, 1]
+    assert np.isnan(success[3:]).all()
+
+
+def test_envs_what_is_not_finite_is_named():
+    good = np.zeros((2, 3), np.float32)
+    bad = np.array([[0, 1, 2], [0, np.nan, 0]], np.float32)
+    tsalign.check_finite({"teacher": good, "student": good, "reward": good})
+    with pytest.raises(BadInput, match="student's view is not finite"):
+        tsalign.check_finite({"teacher": good, "student": bad, "reward": good})
+    with pytest.raises(BadInput, match="the reward is not finite"):
+        tsalign.check_finite({"teacher": good, "student": good, "reward": good + np.inf})
+
+
+def test_envs_draw_student_reaches_a_vector_form_and_each_single_environment():
+    vector = gym.wrappers.vector.RecordEpisodeStatistics(RecordedEnvs(2))
+    singles = tsalign.make_envs(of_this_file("Cameras-v0"), 2)
+    without = tsalign.make_envs(of_this_file("Cue"), 2)
+    for draws in (False, True):
+        for envs in (vector, singles, without):
+            tsalign.draw_student(envs, draws)
+        assert vector.unwrapped.draw_student == draws
+        for env in singles.unwrapped.envs:
+            assert env.unwrapped.draw_student == draws
+    assert not hasattr(without.unwrapped.envs[0].unwrapped, "draw_student")
+
+
+def test_envs_a_tensor_of_a_view_is_a_copy_and_bytes_stay_bytes():
+    obs = np.zeros(2, np.float64)
+    tensor = tsalign.to_tensor(obs, "cpu")
+    obs += 1
+    assert tensor.tolist() == [0, 0]
+    assert tensor.dtype == torch.float32
+    assert tsalign.to_tensor(np.zeros(2, np.uint8), "cpu").dtype == torch.uint8
+    assert tsalign.to_tensor(np.zeros(2, bool), "cpu").dtype == torch.float32
+
+
+def test_envs_a_view_with_a_negative_stride_is_taken():
+    flipped = np.arange(3, dtype=np.float32)[::-1]
+    assert tsalign.to_tensor(flipped, "cpu").tolist() == [2, 1, 0]
+    start = start_run(env="Many-v0")
+    assert start.rollout.obs_teacher[0, 0].tolist() == [1, 0]
+
+
+def test_envs_discrete_actions_count_from_the_start_of_their_space():
+    actions = tsalign.to_env_action(Discrete(3, start=5), torch.tensor([0, 2]))
+    assert actions.tolist() == [5, 7]
+
+
+def test_envs_continuous_actions_span_the_box_and_are_clipped_to_it():
+    box = Box(np.float32([-2, 0]), np.float32([2, 10]))
+    drawn = torch.tensor([[0.5, -1.0], [3.0, -9.0], [0.0, 0.0]])
+    actions = tsalign.to_env_action(box, drawn)
+    assert actions.tolist() == [[1, 0], [2, 0], [0, 5]]
+    assert actions.dtype == np.float32
+    matrix = Box(-1, 1, (2, 3))
+    assert tsalign.to_env_action(matrix, torch.zeros(4, 6)).shape == (4, 2, 3)
+
+
+# --- What the teacher collects ------------------------------------------------------------
+
+
+def collect_recorded(looks, num_envs=8):
+    """Two-step episodes -> rollout, pairs, the observation after them, envs, nets."""
+    envs = RecordedEnvs(num_envs, max_episode_steps=2)
+    nets = small_networks(envs)
+    tsalign.draw_student(envs, bool(looks[0]))
+    obs = tsalign.reset_envs(envs, seed=0)
+    rollout, pairs, obs_after = tsalign.collect(envs, obs, nets, np.array(looks))
+    return rollout, pairs, obs_after, envs, nets
+
+
+def test_collect_keeps_each_step_as_the_environment_gave_it():
+    rollout, _, obs_after, envs, _ = collect_recorded([True] * 17)
+    assert len(envs.history) == 16
+    assert obs_after is envs.last_obs
+    n_terminated = 0
+    n_truncated = 0
+    for t, step in enumerate(envs.history):
+        assert (rollout.obs_teacher[t].numpy() == step.obs["teacher"]).all()
+        assert (rollout.action[t].numpy() == step.action).all()
+        assert (rollout.reward[t].numpy() == step.reward.astype(np.float32)).all()
+        assert (rollout.terminated[t].numpy() == step.terminated).all()
+        assert (rollout.done[t].numpy() == (step.terminated | step.truncated)).all()
+        n_terminated += step.terminated.sum()
+        n_truncated += step.truncated.sum()
+    assert n_terminated > 0
+    assert n_truncated > 0
+
+
+def test_collect_keeps_the_true_next_view_also_where_an_episode_ends():
+    rollout, _, _, envs, _ = collect_recorded([True] * 17)
+    for t, step in enumerate(envs.history):
+        assert (rollout.obs_next[t].numpy() == step.obs_next["teacher"]).all()
+    goes_on = ~rollout.done[:-1]
+    is_same = (rollout.obs_next[:-1] == rollout.obs_teacher[1:]).all(dim=2)
+    assert is_same[goes_on].all()
+    assert not is_same[~goes_on].any()  # there the next row is the reset one
+
+
+def test_collect_keeps_z_and_log_prob_of_the_acting_policy_without_a_graph():
+    rollout, pairs, _, _, nets = collect_recorded([True] * 17)
+    z_teacher = nets.teacher(rollout.obs_teacher.flatten(0, 1)).view(16, 8, -1)
+    policy = distribution_of(nets.policy, z_teacher)
+    assert torch.allclose(rollout.z_teacher, z_teacher, atol=1e-6)
+    assert torch.allclose(rollout.log_prob, policy.log_prob(rollout.action), atol=1e-5)
+    for kept in (*rollout, *pairs):
+        assert not kept.requires_grad
+
+
+def test_collect_draws_the_teachers_actions_and_never_uses_the_students_encoder():
+    envs = RecordedEnvs(64, max_episode_steps=16)
+    nets = small_networks(envs)
+    nets.student = None
+    nets.policy.net[-1].weight.data.zero_()
+    chances = torch.tensor([0.4, 0.1, 0.1, 0.1, 0.3, 0, 0, 0])
+    nets.policy.net[-1].bias.data = (chances + 1e-9).log()
+    obs = tsalign.reset_envs(envs, seed=0)
+    rollout, _, _ = tsalign.collect(envs, obs, nets, np.ones(17, bool))
+    shares = np.bincount(rollout.action.flatten(), minlength=8) / 1024
+    assert shares == pytest.approx(chances.numpy(), abs=0.06)
+
+
+def test_collect_keeps_the_gaussians_own_sample_and_not_the_clipped_action():
+    start = start_run(env=of_this_file("Reach-v0"), num_envs=32)
+    nets = start.nets
+    means = nets.policy(nets.teacher(start.rollout.obs_teacher.flatten(0, 1)))
+    noise = start.rollout.action.flatten(0, 1) - means
+    assert noise.std().item() == pytest.approx(1, abs=0.1)
+    assert noise.mean().item() == pytest.approx(0, abs=0.1)
+    assert start.rollout.action.abs().max() > 1
+
+
+def test_collect_pairs_are_both_views_and_the_action_of_one_step_and_environment():
+    looks = [False] * 17
+    for t in (0, 3, 4, 15):
+        looks[t] = True
+    _, pairs, _, envs, _ = collect_recorded(looks)
+    assert len(pairs.action) == 4 * 8
+    k = 0
+    for t in (0, 3, 4, 15):
+        step = envs.history[t]
+        for n in range(8):
+            assert (pairs.obs_teacher[k].numpy() == step.obs["teacher"][n]).all()
+            assert (pairs.obs_student[k].numpy() == step.obs["student"][n]).all()
+            assert pairs.action[k] == step.action[n]
+            k += 1
+    assert (pairs.obs_student != NOT_DRAWN).all()
+
+
+def test_collect_returns_no_pairs_where_nobody_looked():
+    _, pairs, _, _, _ = collect_recorded([False] * 17)
+    assert pairs is None
+
+
+def test_collect_looks_are_told_to_the_environment_before_the_step_or_reset_that_draws():
+    looks = list(np.random.default_rng(0).random(17) < 0.3)
+    _, _, obs_after, envs, _ = collect_recorded(looks)
+    assert envs.draws_at_step == looks[1:]
+    draws_at_reset = [looks[0]]  # the first one
+    for t, step in enumerate(envs.history):
+        if (step.terminated | step.truncated).any():
+            draws_at_reset.append(looks[t + 1])
+    assert envs.draws_at_reset == draws_at_reset
+    assert len(set(draws_at_reset[1:])) == 2  # both kinds of masked resets were met
+    assert (obs_after["student"] == NOT_DRAWN).all() == (not looks[16])
+
+
+def test_looks_one_step_in_each_so_many_at_a_random_place():
+    config = small_config(rollout_steps=10, pairs_every=8)
+    looks = tsalign.plan_looks(200, 0, config)  # 2,000 steps
+    assert looks.shape == (2001,)
+    places = []
+    for start in range(16, 2000, 8):  # the first cycle has one more
+        inside = np.flatnonzero(looks[start : start + 8])
+        assert len(inside) == 1
+        places.append(int(inside[0]))
+    counts = np.bincount(places, minlength=8)
+    assert counts.min() > 10  # of 248, 31 each on average
+    assert not looks[2000]
+
+
+def test_looks_the_first_cycle_has_one_so_that_phase_one_can_begin():
+    for seed in range(20):
+        config = small_config(rollout_steps=4, pairs_every=100, seed=seed)
+        looks = tsalign.plan_looks(50, 0, config)
+        assert looks[:4].any()
+        assert 2 <= looks.sum() <= 3
+
+
+def test_looks_all_steps_are_looked_at_if_pairs_every_is_1():
+    looks = tsalign.plan_looks(5, 0, small_config(rollout_steps=4, pairs_every=1))
+    assert looks[:20].all()
+
+
+def test_looks_begin_with_the_cycle_in_which_the_student_begins():
+    for seed in range(20):
+        config = small_config(rollout_steps=4, pairs_every=8, seed=seed)
+        looks = tsalign.plan_looks(10, 6, config)
+        assert not looks[: 6 * 4].any()
+        assert looks[6 * 4 : 7 * 4].any()
+        assert looks[7 * 4 :].any()
+
+
+def test_looks_depend_on_the_seed_alone():
+    plans = []
+    for seed in (0, 0, 1):
+        config = small_config(pairs_every=8, seed=seed)
+        plans.append(tsalign.plan_looks(100, 0, config))
+    assert (plans[0] == plans[1]).all()
+    assert (plans[0] != plans[2]).any()
+
+
+def numbered_pairs(first, last) -> tsalign.Pairs:
+    """Pairs with the numbers first .. last - 1 in all their parts."""
+    numbers = torch.arange(first, last)
+    return tsalign.Pairs(numbers, 10 * numbers, 100 * numbers)
+
+
+def test_memory_keeps_the_newest_pairs_in_their_order_and_drops_the_oldest():
+    memory = tsalign.remember(None, numbered_pairs(0, 4), 10)
+    memory = tsalign.remember(memory, numbered_pairs(4, 8), 10)
+    assert memory.obs_teacher.tolist() == list(range(8))
+    memory = tsalign.remember(memory, numbered_pairs(8, 13), 10)
+    assert memory.obs_teacher.tolist() == list(range(3, 13))
+    assert memory.obs_student.tolist() == [10 * k for k in range(3, 13)]
+    assert memory.action.tolist() == [100 * k for k in range(3, 13)]
+
+
+def test_memory_is_never_larger_than_it_may_be_also_with_the_first_pairs():
+    memory = tsalign.remember(None, numbered_pairs(0, 15), 10)
+    assert memory.obs_teacher.tolist() == list(range(5, 15))
+
+
+# --- Section IV, phase one ----------------------------------------------------------------
+
+ENVS_OF_ALL_KINDS = [
+    "tunnelvision,max_episode_steps=5",  # vectors
+    "collecthealth,max_episode_steps=5",  # an image for the student
+    of_this_file("Reach-v0"),  # continuous actions
+]
+PHASE_ONE_LEARNS = ["teacher", "student", "log_inverse_temperature"]
+PHASE_ONE_WEIGHTS = {  # method -> lambda_align, lambda_stab as they should work
+    "ours": (3.0, 50.0),
+    "policy-gradient": (3.0, 50.0),
+    "no-align": (0.0, 50.0),
+    "no-stability": (3.0, 0.0),
+}
+
+
+def settings_of(method) -> dict:
+    """The weights of Eq. (9) as a user may give them with this method."""
+    lambda_align, lambda_stab = PHASE_ONE_WEIGHTS[method]
+    settings = {"lambda_align": lambda_align, "lambda_stab": lambda_stab}
+    return {**settings, **METHODS[method].settings}
+
+
+def phase_one_by_hand(nets, nets_before, pairs):
+    """Eq. (6), (7), (8) and bits of all pairs; the phase began with `nets_before`."""
+    z_teacher = nets.teacher(pairs.obs_teacher)
+    z_student = nets.student(pairs.obs_student)
+    similarity = nets.log_inverse_temperature.exp() * z_teacher @ z_student.T
+    found_student = similarity.log_softmax(dim=1).diagonal()
+    found_teacher = similarity.log_softmax(dim=0).diagonal()
+    nce = -(found_student.mean() + found_teacher.mean()) / 2
+    align = (z_teacher - z_student).square().sum(
+        dim=1
+    ).mean() / 2  # as both are unit vectors
+    with torch.no_grad():
+        teacher_before = nets_before.policy(nets_before.teacher(pairs.obs_teacher))
+        student_before = nets_before.policy(nets_before.student(pairs.obs_student))
+    change_teacher = (nets.policy(z_teacher) - teacher_before).square().mean()
+    change_student = (nets.policy(z_student) - student_before).square().mean()
+    return {
+        "info_nce": nce,
+        "align": align,
+        "stab": (change_teacher + change_student) / 2,
+        "bits": math.log2(len(z_teacher)) - nce / math.log(2),
+    }
+
+
+@pytest.mark.parametrize("env", ENVS_OF_ALL_KINDS)
+@pytest.mark.parametrize("method", PHASE_ONE_WEIGHTS)
+def test_phase_one_moves_both_encoders_by_the_gradient_of_eq9_and_nothing_else(method, env):
+    lambda_align, lambda_stab = PHASE_ONE_WEIGHTS[method]
+    settings = settings_of(method)
+    start = start_run(
+        method, env, encoder_batch=64, encoder_updates=2, encoder_lr=0.002, **settings
+    )
+    steps = record_steps(start.student_optimizer, start.nets)
+    nets_before = copy.deepcopy(start.nets)
+    logged = tsalign.train_embedding(
+        start.nets, start.student_optimizer, start.pairs, start.config
+    )
+    assert len(steps) == 2
+    all_losses = []
+    for step in steps:
+        losses = phase_one_by_hand(step.nets, nets_before, start.pairs)
+        total = losses["info_nce"]
+        total = total + lambda_align * losses["align"] + lambda_stab * losses["stab"]
+        check_gradients(step, total, PHASE_ONE_LEARNS)
+        all_losses.append(losses)
+    first, second = all_losses
+    for name in first:
+        mean = (first[name] + second[name]).item() / 2
+        assert logged[name] == pytest.approx(mean, rel=1e-3, abs=1e-6), name
+    assert second["stab"] > 0  # so that "before" is told from "now"
+    check_moves(nets_before, steps[1].nets, PHASE_ONE_LEARNS, rate=0.002)
+
+
+@pytest.mark.parametrize("method", ["ours", "policy-gradient"])
+def test_phase_one_eq8_compares_with_the_beginning_of_its_own_phase(method):
+    start = start_run(method, encoder_lr=0.0)
+    tsalign.train_policy(start.nets, start.policy_optimizer, start.rollout, start.config, 0)
+    logged = tsalign.train_embedding(
+        start.nets, start.student_optimizer, start.pairs, start.config
+    )
+    assert (
+        logged["stab"] < 1e-8
+    )  # though the policy has moved since the pairs were collected
+
+
+def test_phase_one_clamps_the_inverse_temperature_at_100():
+    start = start_run(encoder_updates=1)
+    start.nets.log_inverse_temperature.data.fill_(6.0)  # exp(6) = 403
+    logged = tsalign.train_embedding(
+        start.nets, start.student_optimizer, start.pairs, start.config
+    )
+    assert logged["inverse_temperature"] == pytest.approx(100)
+    assert start.nets.log_inverse_temperature.item() == pytest.approx(math.log(100))
+
+
+def test_phase_one_lets_the_inverse_temperature_fall_freely():
+    start = start_run()
+    start.nets.log_inverse_temperature.data.fill_(-3.0)
+    logged = tsalign.train_embedding(
+        start.nets, start.student_optimizer, start.pairs, start.config
+    )
+    assert logged["inverse_temperature"] == pytest.approx(math.exp(-3), rel=0.1)
+
+
+def test_phase_one_bits_are_0_where_all_embeddings_are_the_same():
+    start = start_run(encoder_lr=0.0, encoder_batch=16)
+    last_layer = start.nets.student.net[-1]
+    last_layer.weight.data.zero_()
+    last_layer.bias.data.fill_(1)
+    logged = tsalign.train_embedding(
+        start.nets, start.student_optimizer, start.pairs, start.config
+    )
+    # Each student's view says the same; teachers' views are told apart by nothing.
+    assert logged["bits"] < 0.05
+    start.nets.teacher.net[-1].weight.data.zero_()
+    start.nets.teacher.net[-1].bias.data.fill_(1)
+    logged = tsalign.train_embedding(
+        start.nets, start.student_optimizer, start.pairs, start.config
+    )
+    assert logged["bits"] == pytest.approx(0, abs=1e-5)
+
+
+def test_phase_one_takes_minibatches_of_the_size_and_number_in_the_settings(monkeypatch):
+    start = start_run(encoder_batch=10, encoder_updates=9)
+    sizes = []
+    info_nce_loss = tsalign.info_nce_loss
+
+    def write_down(z_teacher, z_student, inverse_temperature):
+        sizes.append(len(z_teacher))
+        return info_nce_loss(z_teacher, z_student, inverse_temperature)
+
+    monkeypatch.setattr(tsalign, "info_nce_loss", write_down)
+    tsalign.train_embedding(start.nets, start.student_optimizer, start.pairs, start.config)
+    assert sizes == [10, 10, 10, 10, 10, 10, 4, 10, 10]  # a pass over 64 pairs, and more
+
+
+def test_minibatches_each_pass_has_all_steps_once_and_is_shuffled_anew():
+    minibatches = tsalign.draw_minibatches(64, 16, 8)
+    first = torch.cat(minibatches[:4])
+    second = torch.cat(minibatches[4:])
+    everything = list(range(64))
+    assert sorted(first.tolist()) == everything
+    assert sorted(second.tolist()) == everything
+    assert first.tolist() != everything
+    assert second.tolist() != everything
+    assert first.tolist() != second.tolist()
+
+
+@pytest.mark.parametrize(
+    "size, count, lengths",
+    [
+        (32, 2, [32, 32]),
+        (32, 3, [32, 32, 32]),
+        (60, 2, [60, 4]),  # the last part of a pass is not lost
+        (60, 3, [60, 4, 60]),
+        (100, 2, [64, 64]),
+        (16, 1, [16]),
+    ],
+)
+def test_minibatches_of_64_have_the_right_number_and_sizes(size, count, lengths):
+    minibatches = tsalign.draw_minibatches(64, size, count)
+    assert [len(i) for i in minibatches] == lengths
+
+
+def test_minibatches_of_pairs_keep_both_views_and_the_action_of_a_step_together():
+    minibatches = tsalign.draw_pairs(numbered_pairs(0, 20), 8, 3)
+    numbers = torch.cat([batch.obs_teacher for batch in minibatches])
+    assert sorted(numbers.tolist()) == list(range(20))
+    assert numbers.tolist() != list(range(20))
+    for batch in minibatches:
+        assert (batch.obs_student == 10 * batch.obs_teacher).all()
+        assert (batch.action == 100 * batch.obs_teacher).all()
+
+
+def test_a_step_goes_down_the_gradient_clipped_to_its_norm():
+    weights = torch.nn.Parameter(torch.zeros(2))
+    optimizer = torch.optim.Adam([weights], lr=0.1)
+    weights.grad = torch.tensor([100.0, 100.0])  # of an earlier step: forgotten
+    slope = torch.tensor([3.0, -4.0])
+    tsalign.take_step(optimizer, slope.dot(weights), max_grad_norm=0.5)
+    assert weights.grad.tolist() == pytest.approx([0.3, -0.4])
+    assert weights.tolist() == pytest.approx([-0.1, 0.1])
+    tsalign.take_step(optimizer, slope.dot(weights))  # without a norm nothing is clipped
+    assert weights.grad.tolist() == pytest.approx([3, -4])
+    tsalign.take_step(optimizer, slope.dot(weights), max_grad_norm=10)
+    assert weights.grad.tolist() == pytest.approx([3, -4])  # it is not made longer
+
+
+def test_logged_losses_are_means_over_the_minibatches():
+    logs = [{"a": torch.tensor(1.0)}, {"a": torch.tensor(4.0)}]
+    assert tsalign.mean_of(logs) == {"a": 2.5}
+
+
+# --- Section IV, phase two ----------------------------------------------------------------
+
+
+def random_episodes():
+    """Rewards, values, next values, terminated, truncated of 7 steps in 3 environments."""
+    rewards = torch.randn(7, 3)
+    values = torch.randn(7, 3)
+    next_values = torch.randn(7, 3)
+    terminated = torch.zeros(7, 3, dtype=torch.bool)
+    truncated = torch.zeros(7, 3, dtype=torch.bool)
+    terminated[2, 0] = True
+    truncated[4, 0] = True
+    truncated[3, 1] = True
+    terminated[6, 2] = True
+    return rewards, values, next_values, terminated, truncated
+
+
+def test_gae_equals_an_explicit_sum_over_the_rest_of_the_episode():
+    rewards, values, next_values, terminated, truncated = random_episodes()
+    done = terminated | truncated
+    steps = (rewards, values, next_values, terminated, done)
+    advantages = tsalign.gae(*steps, gamma=0.9, lam=0.8)
+    by_sum = gae_by_sum(*steps, gamma=0.9, lam=0.8)
+    assert torch.allclose(advantages, by_sum, atol=1e-5)
+
+
+def test_gae_of_one_step_by_hand_at_a_termination_a_truncation_and_in_between():
+    three = torch.tensor([[1.0, 1.0, 1.0]])
+    terminated = torch.tensor([[True, False, False]])
+    done = torch.tensor([[True, True, False]])
+    advantages = tsalign.gae(three, 2 * three, 10 * three, terminated, done, 0.9, 0.5)
+    assert advantages.tolist() == [pytest.approx([1 - 2, 1 + 9 - 2, 1 + 9 - 2])]
+
+
+def test_gae_after_a_termination_the_next_value_does_not_count():
+    rewards, values, next_values, terminated, truncated = random_episodes()
+    done = terminated | truncated
+    advantages = tsalign.gae(rewards, values, next_values, terminated, done, 0.9, 0.8)
+    other_values = torch.where(terminated, 1000.0, next_values)
+    others = tsalign.gae(rewards, values, other_values, terminated, done, 0.9, 0.8)
+    assert torch.equal(advantages, others)
+
+
+def test_gae_after_a_truncation_the_next_value_counts():
+    rewards, values, next_values, terminated, truncated = random_episodes()
+    done = terminated | truncated
+    advantages = tsalign.gae(rewards, values, next_values, terminated, done, 0.9, 0.8)
+    other_values = torch.where(truncated, next_values + 1, next_values)
+    others = tsalign.gae(rewards, values, other_values, terminated, done, 0.9, 0.8)
+    assert (others - advantages)[4, 0].item() == pytest.approx(0.9, abs=1e-5)
+    assert (others - advantages)[3, 1].item() == pytest.approx(0.9, abs=1e-5)
+
+
+def test_gae_the_sum_never_crosses_an_end():
+    rewards, values, next_values, terminated, truncated = random_episodes()
+    done = terminated | truncated
+    advantages = tsalign.gae(rewards, values, next_values, terminated, done, 0.9, 0.8)
+    rewards[5:, 0] += 1000  # the next episodes of environments 0 and 1
+    rewards[4:, 1] += 1000
+    others = tsalign.gae(rewards, values, next_values, terminated, done, 0.9, 0.8)
+    assert torch.equal(advantages[:5, 0], others[:5, 0])
+    assert torch.equal(advantages[:4, 1], others[:4, 1])
+
+
+def ppo_batch():
+    """A batch for `ppo_losses` with gains and losses on both sides of the clip range."""
+    logits = torch.randn(40, 3, dtype=torch.double, requires_grad=True)
+    value = torch.randn(40, dtype=torch.double, requires_grad=True)
+    action = torch.randint(3, (40,))
+    log_prob = Categorical(logits=logits).log_prob(action).detach()
+    log_prob_before = log_prob + 0.3 * torch.randn(40, dtype=torch.double)
+    advantage = 5 + 2 * torch.randn(40, dtype=torch.double)
+    returns = torch.randn(40, dtype=torch.double)
+    return logits, value, action, log_prob_before, advantage, returns
+
+
+def test_ppo_losses_equal_a_case_by_case_loop_in_value_and_gradients():
+    logits, value, action, log_prob_before, advantage, returns = ppo_batch()
+    policy = Categorical(logits=logits)
+    losses = tsalign.ppo_losses(
+        policy, value, action, log_prob_before, advantage, returns, clip=0.2
+    )
+    probability = logits.softmax(dim=1)[range(40), action]
+    ratio = probability / log_prob_before.exp()
+    mean = sum(advantage) / 40
+    deviation = (sum((advantage - mean) ** 2) / 40).sqrt()
+    normalised = (advantage - mean) / deviation
+    for is_gain in (normalised > 0, normalised < 0):  # all four corners are in the batch
+        assert (is_gain & (ratio > 1.2)).any()
+        assert (is_gain & (ratio < 0.8)).any()
+    policy_loss = policy_loss_by_cases(ratio, normalised, clip=0.2)
+    assert losses["policy_loss"].item() == pytest.approx(policy_loss.item())
+    check_same_gradients(losses["policy_loss"], policy_loss, [logits])
+
+    value_loss = ((value - returns) ** 2).sum() / 40
+    assert losses["value_loss"].item() == pytest.approx(value_loss.item())
+    check_same_gradients(losses["value_loss"], value_loss, [value])
+
+    probabilities = logits.softmax(dim=1)
+    entropy = -(probabilities * probabilities.log()).sum(dim=1).mean()
+    assert losses["entropy"].item() == pytest.approx(entropy.item())
+    check_same_gradients(losses["entropy"], entropy, [logits])
+
+
+@pytest.mark.parametrize(
+    "ratio, advantage, slope",
+    [(1.1, 1, -1), (1.3, 1, 0), (0.7, 1, -1), (1.3, -1, 1), (0.7, -1, 0), (0.9, -1, 1)],
+)
+def test_ppo_clipping_takes_the_gradient_away_only_where_the_gain_has_been_had(
+    ratio, advantage, slope
+):
+    log_ratio = torch.tensor(ratio).log().requires_grad_()
+    # Two actions of equal advantage but for the sign, so that normalising changes nothing.
+    log_prob = torch.stack([log_ratio, torch.zeros(())])
+
+    class Policy:
+        def log_prob(self, action):
+            return log_prob
+
+        def entropy(self):
+            return torch.zeros(2)
+
+    advantages = torch.tensor([advantage, -advantage]).float()
+    losses = tsalign.ppo_losses(
+        Policy(), torch.zeros(2), None, torch.zeros(2), advantages, torch.zeros(2), clip=0.2
+    )
+    losses["policy_loss"].backward()
+    assert log_ratio.grad.item() == pytest.approx(slope * ratio / 2, abs=1e-6)
+
+
+def test_ppo_approximate_kl_and_clipped_share_by_hand():
+    probabilities = torch.tensor([[0.5, 0.5], [0.5, 0.5], [0.3, 0.7], [0.9, 0.1]])
+    action = torch.tensor([0, 1, 0, 1])
+    before = torch.tensor([0.5, 0.4, 0.4, 0.11])  # ratios 1, 1.25, .75, .909
+    zeros = torch.zeros(4)
+    losses = tsalign.ppo_losses(
+        Categorical(probabilities),
+        zeros,
+        action,
+        before.log(),
+        torch.arange(4.0),
+        zeros,
+        clip=0.2,
+    )
+    kl = 0
+    for ratio in (1, 1.25, 0.75, 0.1 / 0.11):
+        kl += (ratio - 1 - math.log(ratio)) / 4
+    assert losses["approx_kl"].item() == pytest.approx(kl, rel=1e-3)
+    assert losses["clip_fraction"].item() == 0.5
+
+
+PHASE_TWO_LEARNS = {
+    "ours": ["policy", "critic"],  # Section IV: not through the encoders
+    "no-align": ["policy", "critic"],
+    "no-stability": ["policy", "critic"],
+    "policy-gradient": ["policy", "critic", "teacher"],
+    "bc": ["policy", "critic", "teacher"],
+    "sitt": ["policy", "critic", "teacher"],
+}
+PHASE_TWO = {
+    "ppo_batch": 64,
+    "ppo_epochs": 2,
+    "ppo_lr": 0.004,
+    "gamma": 0.9,
+    "gae_lambda": 0.8,
+    "clip": 0.1,
+    "value_coef": 0.3,
+    "entropy_coef": 0.4,
+    "max_grad_norm": 0.3,
+}
+
+
+def phase_two_by_hand(start, method, nets, nets_before):
+    """Phase two's losses over all steps, their sum, and the explained variance.
+
+    `nets_before` are the networks with which the phase began.
+    """
+    rollout = start.rollout
+    obs_teacher = rollout.obs_teacher.flatten(0, 1)
+    obs_next = rollout.obs_next.flatten(0, 1)
+    action = rollout.action.flatten(0, 1)
+    reward = rollout.reward
+    with torch.no_grad():
+        before = distribution_of(nets_before.policy, rollout.z_teacher.flatten(0, 1))
+        if method == "sitt":
+            proxy = distribution_of(nets_before.policy, nets_before.proxy(obs_teacher))
+            reward = reward - 0.7 * kl_divergence(before, proxy).view(16, 4)
+        values = nets_before.critic(obs_teacher).view(16, 4)
+        next_values = nets_before.critic(obs_next).view(16, 4)
+        advantages = gae_by_sum(
+            reward, values, next_values, rollout.terminated, rollout.done, 0.9, 0.8
+        )
+        returns = (advantages + values).flatten()
+        advantage = advantages.flatten()
+        explained_variance = 1 - advantage.var() / returns.var()
+        normalised = (advantage - advantage.mean()) / advantage.std(correction=0)
+
+    z = rollout.z_teacher.flatten(0, 1)
+    if "teacher" in PHASE_TWO_LEARNS[method]:
+        z = nets.teacher(obs_teacher)
+    policy = distribution_of(nets.policy, z)
+    ratio = (policy.log_prob(action) - before.log_prob(action)).exp()
+    losses = {
+        "policy_loss": policy_loss_by_cases(ratio, normalised, clip=0.1),
+        "value_loss": (nets.critic(obs_teacher) - returns).square().mean(),
+        "entropy": policy.entropy().mean(),
+    }
+    total = losses["policy_loss"] + 0.3 * losses["value_loss"] - 0.4 * losses["entropy"]
+    if method == "sitt":
+        losses["penalty"] = kl_divergence(policy, proxy).mean()
+        total = total + 2.0 * losses["penalty"]
+    return losses, total, explained_variance.item()
+
+
+@pytest.mark.parametrize("env", ENVS_OF_ALL_KINDS)
+@pytest.mark.parametrize("method", PHASE_TWO_LEARNS)
+def test_phase_two_moves_whom_it_may_by_the_clipped_gradient_of_its_loss(method, env):
+    settings = dict(PHASE_TWO)
+    if method == "sitt":
+        settings.update(sitt_lambda1=0.7, sitt_lambda2=2.0)
+    start = start_run(method, env, **settings)
+    steps = record_steps(start.policy_optimizer, start.nets)
+    nets_before = copy.deepcopy(start.nets)
+    logged = tsalign.train_policy(
+        start.nets, start.policy_optimizer, start.rollout, start.config, progress=0.0
+    )
+    assert len(steps) == 2  # two passes of one minibatch
+    all_losses = []
+    for step in steps:
+        losses, total, explained_variance = phase_two_by_hand(
+            start, method, step.nets, nets_before
+        )
+        check_gradients(step, total, PHASE_TWO_LEARNS[method], max_norm=0.3)
+        all_losses.append(losses)
+    first, second = all_losses
+    for name in first:
+        mean = (first[name] + second[name]).item() / 2
+        assert logged[name] == pytest.approx(mean, rel=1e-3, abs=1e-5), name
+    assert logged["explained_variance"] == pytest.approx(explained_variance, rel=1e-3)
+    check_moves(nets_before, steps[1].nets, PHASE_TWO_LEARNS[method], rate=0.004)
+
+
+def test_phase_two_uses_the_stored_z_even_if_the_encoder_has_moved_since():
+    start = start_run()
+    torch.manual_seed(0)
+    other = start_run()
+    for parameter in other.nets.teacher.parameters():
+        parameter.data.add_(1)
+    for run in (start, other):
+        torch.manual_seed(1)
+        tsalign.train_policy(run.nets, run.policy_optimizer, run.rollout, run.config, 0.0)
+    for name, weights in start.nets.policy.named_parameters():
+        assert torch.equal(weights, other.nets.policy.get_parameter(name))
+
+
+def test_phase_two_the_ratio_is_taken_to_the_policy_that_drew_the_actions():
+    start = start_run(ppo_lr=0.0)
+    logged = tsalign.train_policy(
+        start.nets, start.policy_optimizer, start.rollout, start.config, 0.0
+    )
+    assert logged["approx_kl"] == pytest.approx(0, abs=1e-6)
+    assert logged["clip_fraction"] == 0
+    changed = start.rollout._replace(
+        log_prob=start.rollout.log_prob - 1
+    )  # all ratios are e
+    logged = tsalign.train_policy(
+        start.nets, start.policy_optimizer, changed, start.config, 0.0
+    )
+    assert logged["approx_kl"] == pytest.approx(math.e - 2, rel=1e-4)
+    assert logged["clip_fraction"] == 1
+
+
+def test_phase_two_goes_over_all_steps_in_each_pass(monkeypatch):
+    start = start_run(ppo_batch=24, ppo_epochs=3)
+    seen = []
+    ppo_losses = tsalign.ppo_losses
+
+    def write_down(policy, value, action, log_prob_before, advantage, returns, clip):
+        seen.append(log_prob_before)
+        return ppo_losses(policy, value, action, log_prob_before, advantage, returns, clip)
+
+    monkeypatch.setattr(tsalign, "ppo_losses", write_down)
+    tsalign.train_policy(
+        start.nets, start.policy_optimizer, start.rollout, start.config, 0.0
+    )
+    assert [len(part) for part in seen] == 3 * [24, 24, 16]
+    all_steps = start.rollout.log_prob.flatten().sort().values
+    for k in (0, 3, 6):
+        one_pass = torch.cat(seen[k : k + 3])
+        assert torch.equal(one_pass.sort().values, all_steps)
+
+
+def test_phase_two_each_minibatch_has_all_parts_of_the_same_steps(monkeypatch):
+    start = start_run(ppo_batch=16, ppo_lr=0.0)
+    rollout = start.rollout
+    values = start.nets.critic(rollout.obs_teacher.flatten(0, 1))
+    policy = distribution_of(start.nets.policy, rollout.z_teacher.flatten(0, 1))
+    by_log_prob = {}
+    for k, log_prob in enumerate(rollout.log_prob.flatten().tolist()):
+        by_log_prob.setdefault(log_prob, []).append(k)
+    ppo_losses = tsalign.ppo_losses
+    minibatches = []
+
+    def write_down(policy, value, action, log_prob_before, advantage, returns, clip):
+        minibatches.append((policy, value, action, log_prob_before, advantage, returns))
+        return ppo_losses(policy, value, action, log_prob_before, advantage, returns, clip)
+
+    monkeypatch.setattr(tsalign, "ppo_losses", write_down)
+    tsalign.train_policy(start.nets, start.policy_optimizer, rollout, start.config, 0.0)
+    n_checked = 0
+    for batch_policy, value, action, log_prob_before, advantage, returns in minibatches:
+        assert torch.allclose(advantage + value, returns, atol=1e-5)  # V has not moved
+        for b, log_prob in enumerate(log_prob_before.tolist()):
+            if len(by_log_prob[log_prob]) == 1:  # this number tells which step it is
+                k = by_log_prob[log_prob][0]
+                assert action[b] == rollout.action.flatten()[k]
+                assert value[b].item() == pytest.approx(values[k].item(), abs=1e-5)
+                assert torch.allclose(batch_policy.probs[b], policy.probs[k], atol=1e-5)
+                n_checked += 1
+    assert n_checked > 10
+
+
+def rate_at(progress, **settings):
+    """PPO's learning rate after so much of its training."""
+    start = start_run(**settings)
+    tsalign.train_policy(
+        start.nets, start.policy_optimizer, start.rollout, start.config, progress
+    )
+    return start.policy_optimizer.param_groups[0]["lr"]
+
+
+def test_phase_two_the_rate_falls_to_0_over_the_last_share_of_training():
+    rates = {}
+    for progress in (0.0, 0.3, 0.6, 0.8, 0.9, 1.0):
+        rates[progress] = rate_at(progress, ppo_lr=0.01, ppo_tail=0.4)
+    assert rates == pytest.approx(
+        {0.0: 0.01, 0.3: 0.01, 0.6: 0.01, 0.8: 0.005, 0.9: 0.0025, 1.0: 0.0}
+    )
+
+
+def entropy_gradient_at(progress):
+    """How strongly the bonus pulls at a policy that has nothing else to learn."""
+    start = start_run(entropy_coef=0.5, value_coef=0.0, max_grad_norm=1e9, ppo_batch=64)
+    nothing = torch.zeros_like(start.rollout.reward)
+    for parameter in start.nets.critic.parameters():
+        parameter.data.zero_()
+    rollout = start.rollout._replace(reward=nothing)
+    steps = record_steps(start.policy_optimizer, start.nets)
+    tsalign.train_policy(
+        start.nets, start.policy_optimizer, rollout, start.config, progress
+    )
+    return steps[0].gradients["policy.net.4.weight"].norm().item()
+
+
+def test_phase_two_the_entropy_bonus_falls_from_its_coefficient_to_0():
+    pulls = [entropy_gradient_at(progress) for progress in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    assert pulls[0] > pulls[1] > pulls[2] > pulls[3] > pulls[4]
+    assert pulls[4] == pytest.approx(0, abs=1e-7)
+    assert pulls[0] > 1e-3
+
+
+def test_phase_two_sitt_penalises_by_where_the_proxy_is_at_each_step(monkeypatch):
+    start = start_run("sitt", ppo_batch=16, sitt_lambda1=0.7)
+    rollout = start.rollout
+    nets = copy.deepcopy(start.nets)
+    policy = distribution_of(nets.policy, rollout.z_teacher)
+    proxy = distribution_of(nets.policy, nets.proxy(rollout.obs_teacher.flatten(0, 1)))
+    penalty = kl_divergence(policy, Categorical(proxy.probs.view(16, 4, -1)))
+    advantages = torch.ones(16, 4)
+    calls = record_calls(monkeypatch, tsalign, "gae", advantages)
+    tsalign.train_policy(start.nets, start.policy_optimizer, rollout, start.config, 0.0)
+    rewards = calls[0][0]
+    assert torch.allclose(rewards, rollout.reward - 0.7 * penalty, atol=1e-5)
+    assert penalty.std() > 1e-4
+
+
+# --- Section V-B: the baselines, and all rows of Table I ----------------------------------
+
+
+@pytest.mark.parametrize("env", ENVS_OF_ALL_KINDS)
+def test_bc_moves_only_the_student_and_its_policy_by_the_likelihood_of_the_actions(env):
+    start = start_run("bc", env, encoder_batch=64, encoder_updates=1, encoder_lr=0.002)
+    steps = record_steps(start.student_optimizer, start.nets)
+    nets_before = copy.deepcopy(start.nets)
+    logged = tsalign.train_bc_student(
+        start.nets, start.student_optimizer, start.pairs, start.config
+    )
+    assert (
+        len(steps) == 4
+    )  # as many as others make in the whole training, in a quarter of it
+    likelihoods = []
+    for step in steps:
+        z_student = step.nets.student(start.pairs.obs_student)
+        policy = distribution_of(step.nets.student_policy, z_student)
+        loss = -policy.log_prob(start.pairs.action).mean()
+        check_gradients(step, loss, ["student", "student_policy"])
+        likelihoods.append(loss.item())
+    assert logged == {"imitation": pytest.approx(np.mean(likelihoods), rel=1e-3)}
+    check_moves(nets_before, steps[1].nets, ["student", "student_policy"], rate=0.002)
+
+
+def l1_distance(nets, z, z_aim):
+    """SITT's distance: of embeddings and of logits, to a constant aim."""
+    distance_of_z = (z - z_aim.detach()).abs().mean()
+    distance_of_logits = (nets.policy(z) - nets.policy(z_aim).detach()).abs().mean()
+    return distance_of_z + distance_of_logits
+
+
+@pytest.mark.parametrize("env", ENVS_OF_ALL_KINDS)
+def test_sitt_moves_the_student_to_the_teacher_and_the_proxy_to_the_student_alone(env):
+    start = start_run("sitt", env, encoder_batch=64, encoder_updates=2, encoder_lr=0.002)
+    steps = record_steps(start.student_optimizer, start.nets)
+    nets_before = copy.deepcopy(start.nets)
+    logged = tsalign.train_sitt_student(
+        start.nets, start.student_optimizer, start.pairs, start.config
+    )
+    assert len(steps) == 2
+    student_losses = []
+    proxy_losses = []
+    for step in steps:
+        nets = step.nets
+        z_teacher = nets.teacher(start.pairs.obs_teacher)
+        z_student = nets.student(start.pairs.obs_student)
+        z_proxy = nets.proxy(start.pairs.obs_teacher)
+        student_loss = l1_distance(nets, z_student, z_teacher)
+        proxy_loss = l1_distance(nets, z_proxy, z_student)
+        check_gradients(step, student_loss + proxy_loss, ["student", "proxy"])
+        student_losses.append(student_loss.item())
+        proxy_losses.append(proxy_loss.item())
+    assert logged["student_to_teacher"] == pytest.approx(np.mean(student_losses), rel=1e-3)
+    assert logged["proxy_to_student"] == pytest.approx(np.mean(proxy_losses), rel=1e-3)
+    check_moves(nets_before, steps[1].nets, ["student", "proxy"], rate=0.002)
+
+
+def test_methods_differ_in_what_their_rows_say():
+    assert set(METHODS) == set(PHASE_TWO_LEARNS)
+    for name, method in METHODS.items():
+        reaches = "teacher" in PHASE_TWO_LEARNS[name]
+        assert method.policy_gradient_reaches_encoder == reaches
+        assert (method.student_share < 1) == (name == "bc")
+    assert METHODS["no-align"].settings == {"lambda_align": 0.0}
+    assert METHODS["no-stability"].settings == {"lambda_stab": 0.0}
+    assert METHODS["ours"].paper["tunnelvision"] == (1.00, 1.00)
+    assert METHODS["bc"].paper["collecthealth"] == (1.00, 0.47)
+
+
+def train_nothing(nets, optimizer, pairs, config):
+    """A method of a user's, that learns nothing."""
+    return {"nothing": 0.5}
+
+
+my_method = Method(train_nothing)
+
+
+def test_methods_of_a_users_own_are_found_by_module_and_name():
+    assert tsalign.find_method("test_tsalign:my_method") is my_method
+    assert tsalign.find_method("ours") is METHODS["ours"]
+
+
+# --- Evaluation ---------------------------------------------------------------------------
+
+
+def test_evaluation_neither_agent_ever_touches_the_others_view():
+    class OneNanView(TunnelVisionVectorEnv):
+        def _observe(self):
+            views = super()._observe()
+            views[self.hidden] = np.full_like(views[self.hidden], np.inf)
+            return views
+
+    nets = small_networks()
+    envs = OneNanView(4)
+    for agent, other in (("student", "teacher"), ("teacher", "student")):
+        envs.hidden = other
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(tsalign, "check_finite", lambda values: None)
+            returns, _ = tsalign.play_episodes(envs, nets, agent, 1, 3, 1000)
+            assert np.isfinite(returns).all()
+            with pytest.raises(RuntimeError, match="nan"):
+                tsalign.play_episodes(envs, nets, other, 1, 3, 1000)
+
+
+def test_evaluation_each_agent_draws_from_its_own_policy():
+    envs = RecordedEnvs(64, max_episode_steps=16)
+    nets = small_networks(envs, "bc")
+    chances = {
+        "teacher": torch.tensor([0.5, 0.3, 0.2, 0, 0, 0, 0, 0]),
+        "student": torch.tensor([0, 0, 0, 0.1, 0.2, 0.3, 0.4, 0]),
+    }
+    policies = {"teacher": nets.policy, "student": nets.student_policy}
+    for agent, wanted in chances.items():
+        last_layer = policies[agent].net[-1]
+        last_layer.weight.data.zero_()
+        last_layer.bias.data = (wanted + 1e-9).log()
+    for agent, wanted in chances.items():
+        envs.history.clear()
+        tsalign.play_episodes(envs, nets, agent, 4, seed=0, step_limit=16)
+        actions = np.concatenate([step.action for step in envs.history])
+        shares = np.bincount(actions, minlength=8) / len(actions)
+        assert shares == pytest.approx(wanted.numpy(), abs=0.08)
+
+
+def test_evaluation_counts_short_and_long_episodes_alike():
+    envs = FixedEndsEnvs(6)
+    nets = small_networks(envs)
+    score = tsalign.evaluate(envs, nets, 20, seed=3)  # 24: four of each environment
+    assert score["success_teacher"] == 0.5
+    assert score["success_student"] == 0.5
+    assert score["return_teacher"] == 3.5  # the mean of 1 .. 6
+    assert score["return_student"] == 3.5
+    assert score["gap"] == 0
+    error = np.arange(1, 7).std() / 24**0.5
+    assert score["return_student_se"] == pytest.approx(error)
+
+
+def test_evaluation_returns_each_episode_once_and_in_full():
+    envs = FixedEndsEnvs(3)
+    nets = small_networks(envs)
+    returns, successes = tsalign.play_episodes(envs, nets, "teacher", 2, 0, 1000)
+    assert sorted(returns) == [1, 1, 2, 2, 3, 3]
+    assert successes.sum() == 4  # of environments 0 and 2
+
+
+def test_evaluation_begins_both_agents_with_the_same_seed():
+    envs = FixedEndsEnvs(2)
+    tsalign.evaluate(envs, small_networks(envs), 2, seed=3)
+    tsalign.evaluate(envs, small_networks(envs), 2, seed=4)
+    assert envs.seeds == [3, 3, 4, 4]
+
+
+def test_evaluation_looks_through_the_students_eyes_only_where_the_student_acts():
+    envs = FixedEndsEnvs(3)
+    nets = small_networks(envs)
+    for agent, looks in (("teacher", False), ("student", True), ("teacher", False)):
+        envs.draws_at_step.clear()
+        envs.draws_at_reset.clear()
+        tsalign.play_episodes(envs, nets, agent, 2, seed=0, step_limit=1000)
+        assert set(envs.draws_at_step) == {looks}
+        assert set(envs.draws_at_reset) == {looks}
+        assert len(envs.draws_at_reset) > 2
+
+
+def test_evaluation_gives_up_where_an_episode_does_not_end():
+    envs = FixedEndsEnvs(6)
+    nets = small_networks(envs)
+    tsalign.evaluate(envs, nets, 6, seed=0, step_limit=6)
+    with pytest.raises(BadInput, match="goes on after 5 steps"):
+        tsalign.evaluate(envs, nets, 6, seed=0, step_limit=5)
+
+
+def play_as_told(monkeypatch, teacher, student):
+    """From now on each agent's episodes have the given returns and successes."""
+    played = {"teacher": teacher, "student": student}
+
+    def play_episodes(envs, nets, agent, episodes_each, seed, step_limit):
+        returns, successes = played[agent]
+        return np.array(returns, float), np.array(successes, float)
+
+    monkeypatch.setattr(tsalign, "play_episodes", play_episodes)
+
+
+def test_evaluation_gives_each_agent_its_own_score_and_the_gap_is_teacher_less_student(
+    monkeypatch,
+):
+    play_as_told(monkeypatch, ([3, 5], [1, 1]), ([1, 2], [0, 1]))
+    score = tsalign.evaluate(FixedEndsEnvs(6), None, 6, seed=0)
+    assert score["success_teacher"] == 1
+    assert score["success_student"] == 0.5
+    assert score["return_teacher"] == 4
+    assert score["return_student"] == 1.5
+    assert score["gap"] == 0.5
+
+
+def test_evaluation_an_episode_that_does_not_report_success_has_none(monkeypatch):
+    play_as_told(monkeypatch, ([3, 5], [1, 1]), ([1, 2], [math.nan, 1]))
+    score = tsalign.evaluate(FixedEndsEnvs(6), None, 6, seed=0)
+    assert score["success_student"] == 0.5
+
+
+def test_evaluation_compares_returns_where_success_is_never_reported(monkeypatch):
+    play_as_told(monkeypatch, ([3, 5], [math.nan] * 2), ([1, 2], [math.nan] * 2))
+    score = tsalign.evaluate(FixedEndsEnvs(6), None, 6, seed=0)
+    assert score["gap"] == 2.5
+    assert "success_teacher" not in score
+    assert tsalign.kind_of_score(score) == "return"
+
+
+# --- The one training loop ----------------------------------------------------------------
+
+SCORE = {
+    "success_teacher": 0.75,
+    "success_student": 0.5,
+    "return_teacher": 2.0,
+    "return_student": 1.0,
+    "gap": 0.25,
+}
+
+
+class LoopRecord:
+    """What one run of `training_loop` did, in which nothing learns and nobody plays."""
+
+    def __init__(self):
+        self.order = []  # "policy", "student", "evaluate" as they are called
+        self.progress = []
+        self.rollouts = []
+        self.rates = []  # of the encoders' optimizer
+        self.memories = []
+        self.evaluations = []  # (envs, episodes, seed, step_limit)
+        self.ranges = []  # of the inputs of teacher, student and critic
+        self.envs = None
+        self.eval_envs = None
+        self.rows = None
+
+
+def run_loop(
+    monkeypatch, tmp_path, method="ours", make=RecordedEnvs, **changes
+) -> LoopRecord:
+    """Eight cycles of 8 steps in 4 environments, with three evaluations."""
+    record = LoopRecord()
+
+    def train_policy(nets, optimizer, rollout, config, progress):
+        record.order.append("policy")
+        record.rollouts.append(rollout)
+        record.progress.append(progress)
+        return {"entropy": 2.0}
+
+    def train_student(nets, optimizer, pairs, config):
+        record.order.append("student")
+        record.memories.append(pairs)
+        record.rates.append(optimizer.param_groups[0]["lr"])
+        ranges = []
+        for network in (nets.teacher, nets.student, nets.critic):
+            ranges.append(network.scale.clone())
+        record.ranges.append(ranges)
+        return {"imitation": 3.0}
+
+    def evaluate(envs, nets, episodes, seed, step_limit):
+        record.order.append("evaluate")
+        record.evaluations.append((envs, episodes, seed, step_limit))
+        return dict(SCORE)
+
+    row = METHODS[method]._replace(train_student=train_student)
+    settings = {
+        "out": str(tmp_path),
+        "rollout_steps": 8,
+        "total_steps": 7 * 32 + 1,  # the last cycle counts whole
+        "log_evals": 3,
+        "encoder_lr": 1.0,
+        "episode_limit": 77,
+        "pairs_every": 4,
+        "pairs_memory": 1000,
+        "overwrite": True,
+    }
+    config = small_config(method=method, **{**settings, **changes})
+    record.envs = make(4)
+    record.eval_envs = make(3)
+    with monkeypatch.context() as patch:
+        patch.setitem(METHODS, method, row)
+        patch.setattr(tsalign, "train_policy", train_policy)
+        patch.setattr(tsalign, "evaluate", evaluate)
+        nets = tsalign.Networks(record.envs, config)
+        record.rows = tsalign.training_loop(record.envs, record.eval_envs, nets, config)
+    return record
+
+
+def test_loop_order_is_policy_then_encoders_in_each_cycle_and_evaluations_between(
+    monkeypatch, tmp_path
+):
+    record = run_loop(monkeypatch, tmp_path)
+    cycle = ["policy", "student"]
+    evaluated = [*cycle, "evaluate"]
+    three_cycles = [*cycle, *cycle, *evaluated]
+    assert record.order == [*three_cycles, *three_cycles, *cycle, *evaluated]
+    assert len(record.envs.history) == 8 * 8
+
+
+def test_loop_bc_trains_the_student_after_the_teachers_end(monkeypatch, tmp_path):
+    record = run_loop(monkeypatch, tmp_path, "bc")
+    three_policies = ["policy"] * 3 + ["evaluate"]
+    assert record.order == 2 * three_policies + ["student", "student", "evaluate"]
+    assert record.progress == pytest.approx([0, 1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6])
+    assert record.rates == pytest.approx([1, 1 - 0.95 / 2])
+
+
+def test_loop_ppo_is_told_its_progress_and_the_encoders_rate_falls_linearly_to_5_percent(
+    monkeypatch, tmp_path
+):
+    record = run_loop(monkeypatch, tmp_path)
+    assert record.progress == pytest.approx([k / 8 for k in range(8)])
+    assert record.rates == pytest.approx([1 - 0.95 * k / 8 for k in range(8)])
+
+
+def test_loop_each_phase_gets_the_data_of_its_own_cycle_without_a_reset_in_between(
+    monkeypatch, tmp_path
+):
+    record = run_loop(monkeypatch, tmp_path)
+    assert len(record.envs.seeds) == 1
+    t = 0
+    for rollout in record.rollouts:
+        for obs_teacher in rollout.obs_teacher:
+            assert (obs_teacher.numpy() == record.envs.history[t].obs["teacher"]).all()
+            t += 1
+    assert t == 64
+
+
+def drawn_pairs(envs, steps) -> np.ndarray:
+    """Both views at the given steps, one row for each pair."""
+    rows = []
+    for t in steps:
+        obs = envs.history[t].obs
+        rows.append(np.concatenate([obs["teacher"], obs["student"]], axis=1))
+    return np.concatenate(rows)
+
+
+def looked_at(envs) -> list[int]:
+    """The steps before which the student's view had been drawn."""
+    steps = []
+    for t, step in enumerate(envs.history):
+        if (step.obs["student"] != NOT_DRAWN).all():
+            steps.append(t)
+    return steps
+
+
+@pytest.mark.parametrize("pairs_every", [4, 20])  # 20: some cycles have no new pairs
+def test_loop_the_memory_holds_the_newest_pairs_of_all_steps_that_were_looked_at(
+    pairs_every, monkeypatch, tmp_path
+):
+    record = run_loop(monkeypatch, tmp_path, pairs_every=pairs_every, pairs_memory=14)
+    for cycle, memory in enumerate(record.memories):
+        steps = [t for t in looked_at(record.envs) if t < 8 * (cycle + 1)]
+        expected = drawn_pairs(record.envs, steps)[-14:]
+        held = torch.cat([memory.obs_teacher, memory.obs_student], dim=1)
+        assert (held.numpy() == expected).all()
+
+
+def test_loop_looks_are_those_planned_and_their_views_are_counted(monkeypatch, tmp_path):
+    record = run_loop(monkeypatch, tmp_path)
+    steps = looked_at(record.envs)
+    assert len(steps) in (16, 17)  # one of four of 64 steps, and one more at first
+    assert len({t // 4 for t in steps}) == 16
+    views = [row["student_views"] for row in record.rows]
+    expected = []
+    for n_cycles in (3, 6, 8):
+        expected.append(4 * len([t for t in steps if t < 8 * n_cycles]))
+    assert views == expected
+
+
+def test_loop_looks_at_every_step_also_the_first_if_pairs_every_is_1(monkeypatch, tmp_path):
+    record = run_loop(monkeypatch, tmp_path, pairs_every=1)
+    assert looked_at(record.envs) == list(range(64))
+
+
+def test_loop_looks_of_bc_begin_with_its_student(monkeypatch, tmp_path):
+    record = run_loop(monkeypatch, tmp_path, "bc")
+    steps = looked_at(record.envs)
+    assert min(steps) >= 6 * 8
+    assert len(steps) in (4, 5)
+    views = [row["student_views"] for row in record.rows]
+    assert views == [0, 0, 4 * len(steps)]
+
+
+def test_loop_evaluations_use_their_own_environments_sizes_and_limit(monkeypatch, tmp_path):
+    record = run_loop(monkeypatch, tmp_path, eval_episodes=10, log_episodes=3)
+    episodes = []
+    for envs, n_episodes, _, step_limit in record.evaluations:
+        assert envs is record.eval_envs
+        assert step_limit == 77
+        episodes.append(n_episodes)
+    assert episodes == [3, 3, 10]
+
+
+def test_loop_seeds_are_all_different_small_and_decided_by_the_runs_seed(
+    monkeypatch, tmp_path
+):
+    seeds = []
+    for run_seed in (0, 0, 1):
+        record = run_loop(monkeypatch, tmp_path, seed=run_seed)
+        evaluation_seeds = [seed for _, _, seed, _ in record.evaluations]
+        seeds.append(record.envs.seeds + evaluation_seeds)
+    assert seeds[0] == seeds[1]
+    assert len(set(seeds[0] + seeds[2])) == 8
+    assert max(seeds[0] + seeds[2]) < 2**31
+
+
+def test_loop_input_ranges_are_taken_once_by_all_that_read_a_view(monkeypatch, tmp_path):
+    def make(num_envs):
+        return tsalign.make_envs(of_this_file("Drift-v0"), num_envs)
+
+    record = run_loop(monkeypatch, tmp_path, make=make)
+    teacher, student, critic = record.ranges[0]
+    largest = record.rollouts[0].obs_teacher.amax(dim=(0, 1))
+    assert teacher == pytest.approx(2 / largest, rel=0.1)  # entries from 0 to about 100
+    assert student[0].item() == pytest.approx(2 / 100, rel=0.1)
+    for ranges in record.ranges[1:]:
+        for now, at_first in zip(ranges, record.ranges[0]):
+            assert torch.equal(now, at_first)
+    assert torch.equal(critic, teacher)
+
+
+def test_loop_input_ranges_of_sitts_proxy_are_those_of_the_teacher(tmp_path):
+    config = small_config(
+        env=of_this_file("Drift-v0"), method="sitt", total_steps=64, out=str(tmp_path)
+    )
+    tsalign.train(config)
+    _, nets = tsalign.load_run(config.folder)
+    assert nets.teacher.scale.max() < 0.1
+    assert torch.equal(nets.proxy.scale, nets.teacher.scale)
+
+
+def test_loop_rows_have_steps_views_scores_and_the_last_losses(monkeypatch, tmp_path):
+    record = run_loop(monkeypatch, tmp_path)
+    assert [row["env_steps"] for row in record.rows] == [3 * 32, 6 * 32, 8 * 32]
+    for row in record.rows:
+        assert SCORE.items() <= row.items()
+        assert row["entropy"] == 2
+        assert row["imitation"] == 3
+    log = read_log(tmp_path / "tunnelvision_ours_seed0")
+    assert list(log[0]) == list(record.rows[0])
+    assert [float(row["env_steps"]) for row in log] == [96, 192, 256]
+
+
+def test_loop_stops_where_a_loss_is_not_finite(monkeypatch, tmp_path):
+    def diverge(nets, optimizer, pairs, config):
+        return {"distance": math.inf}
+
+    monkeypatch.setitem(METHODS, "diverges", Method(diverge))
+    config = small_config(method="diverges", total_steps=256, out=str(tmp_path))
+    with pytest.raises(RunStopped, match="distance.* after 64 environment steps"):
+        tsalign.train(config)
+
+
+def test_optimizers_own_the_networks_that_their_phase_may_move():
+    for method, learners in PHASE_TWO_LEARNS.items():
+        nets = small_networks(method=method)
+        optimizers = tsalign.make_optimizers(nets, small_config(method=method))
+        owned = []
+        for optimizer in optimizers:
+            identities = {id(p) for p in optimizer.param_groups[0]["params"]}
+            names = {
+                network_of(n) for n, p in nets.named_parameters() if id(p) in identities
+            }
+            owned.append(names)
+        everything = {network_of(name) for name, _ in nets.named_parameters()}
+        assert owned[0] == set(learners)
+        assert owned[1] == everything - {"policy", "critic"}
+
+
+def test_optimizers_have_the_rates_of_the_settings():
+    nets = small_networks()
+    config = small_config(ppo_lr=0.5, encoder_lr=0.25)
+    policy_optimizer, student_optimizer = tsalign.make_optimizers(nets, config)
+    assert policy_optimizer.param_groups[0]["lr"] == 0.5
+    assert student_optimizer.param_groups[0]["lr"] == 0.25
+    tsalign.set_rate(policy_optimizer, 0.125)
+    assert policy_optimizer.param_groups[0]["lr"] == 0.125
+
+
+def test_train_makes_environments_of_both_sizes_and_evaluates_on_the_second(
+    monkeypatch, tmp_path
+):
+    made = []
+
+    def make_envs(env, num_envs):
+        made.append(RecordedEnvs(num_envs, max_episode_steps=4))
+        return made[-1]
+
+    monkeypatch.setattr(tsalign, "make_envs", make_envs)
+    config = small_config(log_episodes=3, total_steps=128, log_evals=2, out=str(tmp_path))
+    result = tsalign.train(config)
+    envs, eval_envs = made
+    assert envs.num_envs == 4
+    assert eval_envs.num_envs == 3
+    assert len(envs.history) == 32  # nobody plays on them but the teacher that collects
+    assert len(envs.seeds) == 1
+    assert len(eval_envs.seeds) == 4  # two evaluations of two agents
+    assert len(set(envs.seeds + eval_envs.seeds)) == 3
+    assert envs.is_closed
+    assert eval_envs.is_closed
+    assert result["eval_episodes"] == 9  # 8, rounded up to a multiple of 3
+
+
+def test_train_closes_all_environments_also_on_errors(tmp_path):
+    Held.n_open = 0
+    good = small_config(env=of_this_file("Held-v0"), total_steps=64, out=str(tmp_path))
+    tsalign.train(good)
+    assert Held.n_open == 0
+    bad = small_config(env=of_this_file("HeldLateError-v0"), out=str(tmp_path))
+    with pytest.raises(ZeroDivisionError):
+        tsalign.train(bad)
+    assert Held.n_open == 0
+    tsalign.load_run(good.folder)
+    assert Held.n_open == 0
+
+
+def test_train_sets_the_number_of_threads(monkeypatch, tmp_path):
+    calls = record_calls(monkeypatch, torch, "set_num_threads")
+    tsalign.train(small_config(threads=3, total_steps=64, out=str(tmp_path)))
+    assert calls == [(3,)]
+
+
+def test_train_with_every_seed_suits_an_engine_that_takes_a_c_int(tmp_path):
+    for seed in range(3):
+        config = small_config(
+            env=of_this_file("Engine-v0"), seed=seed, total_steps=128, out=str(tmp_path)
+        )
+        tsalign.train(config)
+
+
+@pytest.mark.parametrize(
+    "has_cuda, has_mps, best",
+    [
+        (False, False, "cpu"),
+        (False, True, "mps"),
+        (True, True, "cuda"),
+        (True, False, "cuda"),
+    ],
+)
+def test_train_auto_takes_the_best_device(has_cuda, has_mps, best, monkeypatch):
+    zeros = torch.zeros
+    monkeypatch.setattr(torch, "zeros", lambda *shape, device: zeros(*shape))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: has_mps)
+    assert tsalign.pick_device("auto").type == best
+
+
+# --- Run folders --------------------------------------------------------------------------
+
+RUN_FILES = {"config.json", "log.csv", "checkpoint.pt", "curve.png", "result.json"}
+
+
+def train_small(tmp_path, monkeypatch=None, **changes) -> tuple[Config, dict]:
+    """A run of two cycles with two evaluations -> its settings and result."""
+    settings = {"total_steps": 128, "log_evals": 2, "out": str(tmp_path)}
+    config = small_config(**{**settings, **changes})
+    if monkeypatch is not None:
+        monkeypatch.setattr(tsalign, "evaluate", lambda *_: dict(SCORE))
+    return config, tsalign.train(config)
+
+
+def test_run_leaves_its_files_and_the_result_says_what_ran(tmp_path, monkeypatch):
+    config, result = train_small(tmp_path, monkeypatch, method="bc", seed=5)
+    assert {path.name for path in config.folder.iterdir()} == RUN_FILES
+    assert json.loads((config.folder / "result.json").read_text()) == result
+    assert result["env"] == "tunnelvision"
+    assert result["method"] == "bc"
+    assert result["seed"] == 5
+    assert result["env_steps"] == 128
+    assert result["eval_episodes"] == 8
+    assert result["device"] == "cpu" or torch.cuda.is_available()
+    assert result["torch"] == torch.__version__
+    assert result["seconds"] > 0
+    assert SCORE.items() <= result.items()
+    saved = json.loads((config.folder / "config.json").read_text())
+    assert Config(**saved) == config
+
+
+def test_run_the_curve_has_both_agents_under_their_names(tmp_path, monkeypatch):
+    figures = record_calls(monkeypatch, Figure, "savefig")
+    config = small_config(out=str(tmp_path))
+    rows = [
+        {**SCORE, "env_steps": 100},
+        {**SCORE, "env_steps": 200, "success_teacher": 1.0},
+    ]
+    axes = []
+    subplots = Figure.subplots
+
+    def keep(figure):
+        axes.append(subplots(figure))
+        return axes[-1]
+
+    monkeypatch.setattr(Figure, "subplots", keep)
+    tsalign.save_curve(config, rows)
+    assert len(figures) == 1
+    lines = {}
+    for line in axes[0].lines:
+        assert list(line.get_xdata()) == [100, 200]
+        lines[line.get_label()] = list(line.get_ydata())
+    assert lines == {"teacher": [0.75, 1.0], "student": [0.5, 0.5]}
+
+
+def test_run_result_appears_last_and_each_file_at_once(tmp_path, monkeypatch):
+    seen = []
+    replace = Path.replace
+
+    def write_down(self, target):
+        names = {path.name for path in Path(target).parent.iterdir()}
+        seen.append((Path(target).name, names))
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", write_down)
+    train_small(tmp_path, monkeypatch)
+    assert [name for name, _ in seen] == [
+        "config.json",
+        "checkpoint.pt",
+        "checkpoint.pt",
+        "result.json",
+    ]
+    _, there = seen[-1]
+    assert RUN_FILES - {"result.json"} <= there
+    assert "result.json" not in there
+
+
+def test_run_a_log_whose_later_rows_have_more_columns_is_whole(tmp_path):
+    config = small_config(out=str(tmp_path))
+    config.folder.mkdir()
+    tsalign.save_log(config, [{"a": 1}, {"a": 2, "b": 3}])
+    assert read_log(config.folder) == [{"a": "1", "b": ""}, {"a": "2", "b": "3"}]
+
+
+def test_run_can_be_loaded_with_all_its_weights_and_input_ranges(tmp_path, monkeypatch):
+    kept = []
+    save_checkpoint = tsalign.save_checkpoint
+
+    def keep(config, nets):
+        kept.append(copy.deepcopy(nets))
+        save_checkpoint(config, nets)
+
+    monkeypatch.setattr(tsalign, "save_checkpoint", keep)
+    for method in METHODS:
+        config, _ = train_small(tmp_path, env=of_this_file("Drift-v0"), method=method)
+        loaded_config, nets = tsalign.load_run(config.folder)
+        assert loaded_config == tsalign.complete(config)
+        weights = kept[-1].state_dict()
+        assert nets.state_dict().keys() == weights.keys()
+        for name, value in nets.state_dict().items():
+            assert torch.equal(value, weights[name]), name
+        views = 100 * torch.rand(5, 2)
+        assert torch.equal(nets.student(views), kept[-1].student(views))
+
+
+def test_run_weights_are_saved_at_each_evaluation(tmp_path):
+    class Enough(Exception):
+        pass
+
+    def stop_later(nets, optimizer, pairs, config):
+        stop_later.n_calls += 1
+        if stop_later.n_calls == 3:
+            raise Enough
+        return {}
+
+    stop_later.n_calls = 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(METHODS, "stops", Method(stop_later))
+        config = small_config(
+            method="stops", total_steps=256, log_evals=4, out=str(tmp_path)
+        )
+        with pytest.raises(Enough):
+            tsalign.train(config)
+        _, nets = tsalign.load_run(config.folder)
+    assert len(read_log(config.folder)) == 2
+    assert nets.teacher(torch.zeros(1, 66)).shape == (1, 8)
+
+
+def contents(folder: Path) -> dict:
+    """All files of a folder."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_run_that_is_finished_is_kept_unless_overwrite_is_said(tmp_path, monkeypatch):
+    config, _ = train_small(tmp_path, monkeypatch)
+    before = contents(config.folder)
+    with pytest.raises(BadInput, match="finished run"):
+        train_small(tmp_path, monkeypatch)
+    assert contents(config.folder) == before
+    train_small(tmp_path, monkeypatch, seed=1)  # has a folder of its own
+    assert contents(config.folder) == before
+    for _ in range(2):  # as a notebook's cell that is run again
+        train_small(tmp_path, monkeypatch, overwrite=True)
+    assert set(contents(config.folder)) == RUN_FILES
+
+
+def test_run_that_is_being_overwritten_has_no_result_until_it_ends(tmp_path, monkeypatch):
+    config, _ = train_small(tmp_path, monkeypatch)
+    monkeypatch.setattr(tsalign, "evaluate", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        tsalign.train(small_config(total_steps=128, out=str(tmp_path), overwrite=True))
+    assert not (config.folder / "result.json").exists()
+
+
+def test_run_load_refuses_a_folder_without_a_run_and_half_a_checkpoint(
+    tmp_path, monkeypatch
+):
+    with pytest.raises(BadInput, match="no run has been saved"):
+        tsalign.load_run(tmp_path)
+    config, _ = train_small(tmp_path, monkeypatch)
+    checkpoint = config.folder / "checkpoint.pt"
+    whole = checkpoint.read_bytes()
+    for part in (whole[: len(whole) // 2], b"", b"something else"):
+        checkpoint.write_bytes(part)
+        with pytest.raises(BadInput, match="cannot be read"):
+            tsalign.load_run(config.folder)
+    torch.save({"networks": {}}, checkpoint)
+    with pytest.raises(BadInput, match="cannot be read"):
+        tsalign.load_run(config.folder)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file that is full")
+@pytest.mark.parametrize("name", ["log.csv", "checkpoint.tmp", "curve.png", "result.tmp"])
+def test_run_stops_in_one_line_where_the_disk_gets_full(
+    name, tmp_path, monkeypatch, capsys
+):
+    folder = tmp_path / "tunnelvision_ours_seed0"
+    evaluations = []
+
+    def evaluate(*_):
+        evaluations.append(1)
+        if len(evaluations) == 2:  # from now on nothing can be written to this file
+            (folder / name).unlink(missing_ok=True)
+            (folder / name).symlink_to("/dev/full")
+        return dict(SCORE)
+
+    monkeypatch.setattr(tsalign, "evaluate", evaluate)
+    flags = ["--total-steps", 128, "--log-evals", 2, "--out", tmp_path, *small_flags()]
+    assert run_main(*flags) == 1
+    check_one_line(capsys.readouterr().err, str(tmp_path))
+    assert not (folder / "result.json").exists()
+    assert not (folder / "checkpoint.tmp").exists()
+    tsalign.load_run(folder)  # what was saved before is still whole
+
+
+# --- Settings and command line: what is bad is refused in one line ------------------------
+
+
+def check_one_line(error: str, word: str):
+    """What went to stderr is one line of tsalign's that holds a word."""
+    assert error.startswith("tsalign: ")
+    assert error.count("\n") == 1
+    assert word in error
+    assert "Traceback" not in error
+
+
+BAD_FLAGS = {
+    # flags and types
+    "--nosuch 1": "--nosuch",
+    "--total 5": "--total",  # no abbreviations
+    "positional": "positional",
+    "--seed": "--seed",
+    "--width x": "--width",
+    "--total-steps 1.5": "--total-steps",
+    "--total-steps inf": "--total-steps",
+    "--total-steps nan": "--total-steps",
+    "--overwrite yes": "yes",
+    # ranges
+    "--num-envs 0": "num_envs",
+    "--total-steps -5": "total_steps",
+    "--rollout-steps 1": "rollout_steps",
+    "--encoder-batch 1": "encoder_batch",
+    "--encoder-updates 0": "encoder_updates",
+    "--ppo-batch 1": "ppo_batch",
+    "--pairs-every 0": "pairs_every",
+    "--pairs-memory 0": "pairs_memory",
+    "--threads 0": "threads",
+    "--log-evals 0": "log_evals",
+    "--lambda-align -1": "lambda_align",
+    "--lambda-align nan": "lambda_align",
+    "--ppo-lr inf": "ppo_lr",
+    "--ppo-tail 0": "ppo_tail",
+    "--gamma 2": "gamma",
+    "--gae-lambda 1.1": "gae_lambda",
+    "--clip -0.1": "clip",
+    "--inverse-temperature 0": "inverse_temperature",
+    "--inverse-temperature 101": "inverse_temperature",
+    "--seed -1": "seed",
+    "--seed 18446744073709551616": "seed",
+    # device and folder
+    "--device nosuch": "nosuch",
+    "--device cuda:99": "cuda:99",
+    "--device meta": "meta",
+    "--out /dev/null/x": "/dev/null/x",
+    # methods, and what contradicts them
+    "--method nosuch": "nosuch",
+    "--method nosuch:mine": "nosuch",
+    "--method test_tsalign:nosuch": "nosuch",
+    "--method test_tsalign:SMALL": "SMALL",
+    "--method tsalign:Method": "tsalign:Method",
+    "--method ..:mine": "..:mine",
+    "--method :mine": ":mine",
+    "--method bc --lambda-align 5": "lambda_align",
+    "--method bc --lambda-stab 5": "lambda_stab",
+    "--method sitt --inverse-temperature 5": "inverse_temperature",
+    "--method no-align --lambda-align 5": "lambda_align",
+    "--method no-stability --lambda-stab 5": "lambda_stab",
+    "--sitt-lambda1 1": "sitt_lambda1",
+    "--method bc --sitt-lambda2 1": "sitt_lambda2",
+    # environments
+    "--env nosuch": "nosuch",
+    "--env nosuch-v0": "nosuch",
+    "--env nosuch:Env-v0": "nosuch",
+    "--env ..:X": "..:X",
+    "--env :": "':'",
+    "--env a/b/c": "a/b/c",
+    "--env tunnelvision:TunnelVision-v9": "v9",
+    "--env tunnelvision,rows": "'rows'",
+    "--env tunnelvision,rows=0": "rows",
+    "--env tunnelvision,rows=many": "tunnelvision,rows=many",
+    "--env tunnelvision,nosuch=1": "nosuch",
+    "--env collecthealth,view_height=15": "view_height",
+    "--env CartPole-v1": "teacher",
+    "--env test_tsalign:OneView-v0": "student",
+    "--env test_tsalign:DiscreteView-v0": "student",
+    "--env test_tsalign:EmptyView-v0": "student",
+    "--env test_tsalign:UnboundedActions-v0": "bounded",
+    "--env test_tsalign:WholeActions-v0": "floats",
+    "--env test_tsalign:ManyActions-v0": "MultiDiscrete",
+    "--env test_tsalign:OldReset-v0": "reset must return (observation, info)",
+    "--env test_tsalign:OldStep-v0": "step must return (observation, reward, terminated",
+    "--env test_tsalign:TupleOfViews-v0": "a dict of teacher and student",
+    "--env test_tsalign:WrongShape-v0": "student's view is float32 (3,)",
+    "--env test_tsalign:WrongType-v0": "student's view is float32 (2,)",
+    "--env test_tsalign:NotMade-v0": "the engine is missing",
+    "--env test_tsalign:NanViewAtFirst-v0": "student's view is not finite",
+}
+
+
+@pytest.mark.parametrize("flags, word", BAD_FLAGS.items())
+def test_refuse_bad_input_in_one_line_with_exit_code_2_and_nothing_saved(
+    flags, word, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    assert run_main(*flags.split()) == 2
+    output = capsys.readouterr()
+    check_one_line(output.err, word)
+    assert output.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "changes, word",
+    [
+        ({"seed": 1.5}, "seed"),
+        ({"seed": "1"}, "seed"),
+        ({"seed": True}, "seed"),
+        ({"gamma": "0.9"}, "gamma"),
+        ({"gamma": None}, "gamma"),
+        ({"overwrite": 1}, "overwrite"),
+        ({"env": None}, "env"),
+        ({"method": ["ours"]}, "method"),
+    ],
+)
+def test_refuse_settings_of_the_wrong_type_also_from_python(changes, word):
+    with pytest.raises(BadInput, match=word):
+        tsalign.train(Config(**changes))
+
+
+def test_refuse_to_overwrite_a_finished_run_from_the_command_line(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(tsalign, "evaluate", lambda *_: dict(SCORE))
+    flags = ["--total-steps", 64, "--out", tmp_path, *small_flags()]
+    assert run_main(*flags) == 0
+    folder = tmp_path / "tunnelvision_ours_seed0"
+    before = contents(folder)
+    capsys.readouterr()
+    assert run_main(*flags) == 2
+    output = capsys.readouterr()
+    check_one_line(output.err, "finished run")
+    assert output.out == ""
+    assert contents(folder) == before
+    assert run_main(*flags, "--overwrite") == 0
+
+
+def test_refuse_nothing_that_a_method_itself_fixes_or_its_own_default():
+    for method, row in METHODS.items():
+        completed = tsalign.complete(Config(method=method))
+        for name, value in row.settings.items():
+            assert getattr(completed, name) == value
+    assert tsalign.complete(Config(method="no-align", lambda_align=0.0)).lambda_align == 0
+    assert tsalign.complete(Config(method="sitt", sitt_lambda1=-1.0)).sitt_lambda1 == -1
+
+
+def test_command_line_numbers_may_have_exponents_and_underscores():
+    config = tsalign.parse_flags(["--total-steps", "1e5", "--num-envs", "1_024"])
+    assert config.total_steps == 100_000
+    assert config.num_envs == 1024
+    assert type(config.total_steps) is int
+    large = 2**53 + 1  # no float holds it
+    assert tsalign.parse_flags(["--seed", str(large)]).seed == large
+
+
+def test_command_line_has_each_setting_with_its_default():
+    assert tsalign.parse_flags([]) == Config()
+    for f in fields(Config):
+        flag = "--" + f.name.replace("_", "-")
+        if f.type is bool:
+            config = tsalign.parse_flags([flag])
+            assert getattr(config, f.name) is True
+        else:
+            value = {int: 7, float: 0.25, str: "text"}[f.type]
+            config = tsalign.parse_flags([flag, str(value)])
+            assert getattr(config, f.name) == value
+
+
+def test_command_line_help_shows_each_flag_with_its_true_default(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "250")
+    assert run_main("--help") == 0
+    words = capsys.readouterr().out.split()
+    shown = " ".join(words)  # a long flag's text begins on the next line
+    for f in fields(Config):
+        flag = "--" + f.name.replace("_", "-")
+        value = "" if f.type is bool else f" {f.name.upper()}"
+        text = f"{f.metadata['help']} (default: {f.default})"
+        assert f" {flag}{value} {text}" in shown
+
+
+def test_command_line_tells_the_settings_that_differ_and_no_others(capsys):
+    config = small_config(method="bc", seed=3, overwrite=True)
+    tsalign.print_settings(config, torch.device("cpu"))
+    lines = capsys.readouterr().out.splitlines()
+    others = lines[1:]
+    assert lines[0] == "tunnelvision bc seed 3 on cpu"
+    names = {line.split()[0] for line in others}
+    assert names == {name for name in SMALL if SMALL[name] != getattr(Config(), name)}
+    width = f"  width 16 (default {Config().width})"
+    assert width in others
+
+
+def test_command_line_prints_both_agents_under_their_names_and_the_papers_beside(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(tsalign, "evaluate", lambda *_: dict(SCORE))
+    flags = ["--method", "bc", "--total-steps", 128, "--log-evals", 2, "--out", tmp_path]
+    assert run_main(*flags, *small_flags()) == 0
+    lines = capsys.readouterr().out.splitlines()
+    head = 0
+    while lines[head].split()[:2] != ["steps", "teacher"]:
+        head += 1
+    for line, steps in ((lines[head + 1], 64), (lines[head + 2], 128)):
+        shown = dict(zip(lines[head].split(), line.split()))
+        assert float(shown["steps"]) == steps
+        assert float(shown["teacher"]) == 0.75
+        assert float(shown["student"]) == 0.5
+        assert float(shown["gap"]) == 0.25
+        assert len(line) == len(lines[head])  # the columns are aligned
+    table = [line.split()[-3:] for line in lines[head + 4 : head + 8]]
+    assert table == [
+        ["teacher", "student", "gap"],
+        ["0.750", "0.500", "0.250"],
+        ["2.000", "1.000", "1.000"],
+        ["1.000", "0.190", "0.810"],
+    ]
+    assert lines[-1].startswith("8 fresh episodes of each; ")
+    assert lines[-1].endswith(f"saved in {tmp_path}/tunnelvision_bc_seed0")
+
+
+def test_command_line_takes_a_users_method_and_environment_without_version(tmp_path):
+    flags = ["--env", of_this_file("Cue"), "--method", "test_tsalign:my_method"]
+    flags += ["--total-steps", 64, "--out", tmp_path, *small_flags()]
+    assert run_main(*flags) == 0
+    config, nets = tsalign.load_run(
+        tmp_path / "test_tsalign-Cue_test_tsalign-my_method_seed0"
+    )
+    assert config.method == "test_tsalign:my_method"
+    assert nets.act("student", np.zeros(2)) in (0, 1)
+
+
+STOPS = {
+    "LateNanteacher-v0": "teacher's view is not finite",
+    "LateNanstudent-v0": "student's view is not finite",
+    "LateRewardnan-v0": "the reward is not finite",
+    "LateRewardinf-v0": "the reward is not finite",
+    "OddSuccessyes-v0": "'yes'",
+    "OddSuccessNone-v0": "None",
+    "Endless-v0": "goes on after 50 steps",
+}
+
+
+@pytest.mark.parametrize("name, words", STOPS.items())
+def test_stops_in_one_line_with_exit_code_1_where_a_run_cannot_go_on(
+    name, words, tmp_path, capsys
+):
+    flags = ["--env", of_this_file(name), "--out", tmp_path, "--total-steps", 2048]
+    flags += [*small_flags(), "--episode-limit", 50, "--log-evals", 32]
+    assert run_main(*flags) == 1
+    error = capsys.readouterr().err
+    check_one_line(error, words)
+    assert "environment steps" in error
     (folder,) = tmp_path.iterdir()
     assert not (folder / "result.json").exists()
 
 
-# --- Do both environments keep Gymnasium's promises, and are N at once the same as N alone? -------
+def test_stops_with_130_at_ctrl_c_and_the_last_evaluation_can_be_loaded(tmp_path, capsys):
+    flags = ["--env", of_this_file("CtrlC-v0"), "--out", tmp_path, "--total-steps", 2048]
+    flags += [*small_flags(), "--log-evals", 32]
+    assert run_main(*flags) == 130
+    check_one_line(capsys.readouterr().err, "interrupted")
+    (folder,) = tmp_path.iterdir()
+    assert not (folder / "result.json").exists()
+    assert len(read_log(folder)) >= 1
+    tsalign.load_run(folder)
+
+
+def test_stops_with_the_users_own_traceback_at_a_bug_of_the_users(tmp_path):
+    flags = ["--env", of_this_file("Bug-v0"), "--out", tmp_path, "--total-steps", 2048]
+    with pytest.raises(RuntimeError, match="the user's own"):
+        run_main(*flags, *small_flags())
+
+
+def test_success_may_be_first_reported_late(tmp_path):
+    config = small_config(
+        env=of_this_file("TellsOnlySuccess-v0"),
+        log_episodes=1,
+        log_evals=16,
+        total_steps=1024,
+        eval_episodes=64,
+        out=str(tmp_path),
+    )
+    result = tsalign.train(config)
+    assert 0 < result["success_student"] <= 1
+    without = [row for row in read_log(config.folder) if not row.get("success_teacher")]
+    assert len(without) > 0  # else this test has tested nothing
+
+
+# --- In a process of its own --------------------------------------------------------------
+
+
+def run_python(*arguments, cwd) -> subprocess.CompletedProcess:
+    """`python ...` in a folder, without leaving byte code."""
+    command = [sys.executable, "-B", *(str(argument) for argument in arguments)]
+    return subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+USERS_FILE = """
+import sys
+sys.path.insert(0, {here!r})
+import gymnasium as gym
+import numpy as np
+import tsalign
+
+class Mine(gym.Env):
+    observation_space = gym.spaces.Dict(
+        teacher=gym.spaces.Box(0, 1, (2,)), student=gym.spaces.Box(0, 1, (2,))
+    )
+    action_space = gym.spaces.Discrete(2)
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        view = np.zeros(2, np.float32)
+        return {{"teacher": view, "student": view}}, {{}}
+    def step(self, action):
+        return self.reset()[0], 1.0, True, False, {{}}
+
+def train_nothing(nets, optimizer, pairs, config):
+    return {{}}
+
+gym.register("Mine-v0", Mine)
+my_method = tsalign.Method(train_nothing)
+"""
+
+
+def write_users_file(folder: Path, name: str, end: str = "") -> None:
+    """A file of a user's with an environment and a method of his own."""
+    (folder / name).write_text(USERS_FILE.format(here=str(HERE)) + end)
+
+
+def test_process_environment_method_and_training_in_one_file_train_once(tmp_path):
+    end = """
+print("begins")
+sizes = dict(total_steps=64, num_envs=2, eval_episodes=2)
+tsalign.train(tsalign.Config(env="one_file:Mine-v0", **sizes))
+tsalign.train(tsalign.Config(env="one_file:Mine", method="one_file:my_method", **sizes))
+print("ends")
+"""
+    write_users_file(tmp_path, "one_file.py", end)
+    run = run_python("one_file.py", cwd=tmp_path)
+    assert run.stderr == ""
+    assert run.returncode == 0
+    assert run.stdout.count("begins") == 1
+    assert run.stdout.count("ends") == 1
+
+
+def test_process_command_line_finds_a_users_file_and_so_does_load_run_later(tmp_path):
+    write_users_file(tmp_path, "mine.py")
+    flags = ["--env", "mine:Mine", "--method", "mine:my_method", "--total-steps", "64"]
+    flags += small_flags()
+    run = run_python(HERE / "tsalign.py", *flags, cwd=tmp_path)
+    assert run.stderr == ""
+    assert run.returncode == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"mine.py", "runs"}
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert {path.name for path in folder.iterdir()} == RUN_FILES
+    later = f"""
+import sys
+sys.path.insert(0, {str(HERE)!r})
+import numpy as np
+import tsalign
+config, nets = tsalign.load_run({str(folder)!r})
+print(nets.act("student", np.zeros(2)))
+"""
+    run = run_python("-c", later, cwd=tmp_path)
+    assert run.stderr == ""
+    assert run.stdout in ("0\n", "1\n")
+
+
+def test_process_bad_input_ends_with_code_2_and_imports_leave_nothing_behind(tmp_path):
+    flags = ["--env", "collecthealth", "--out", "/dev/null/x"]  # bad after all imports
+    run = run_python(HERE / "tsalign.py", *flags, cwd=tmp_path)
+    assert run.returncode == 2
+    assert run.stdout == ""
+    check_one_line(run.stderr, "/dev/null/x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_process_output_into_head_leaves_no_traceback(tmp_path):
+    python = f"{sys.executable} -B {HERE / 'tsalign.py'} --total-steps 256 --log-evals 4"
+    flags = " ".join(str(flag) for flag in small_flags())
+    command = ["bash", "-c", f"{python} {flags} | head -3"]
+    run = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert len(run.stdout.splitlines()) == 3
+    assert run.stderr == ""
+
+
+# --- Pieces that can be pasted into a file of one's own -----------------------------------
+
+PIECES = {  # what is pasted -> the imports above it
+    "info_nce_loss": """
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+""",
+    "alignment_loss": "from torch import Tensor",
+    "stability_loss": """
+import torch.nn.functional as F
+from torch import Tensor
+""",
+    "embedding_loss": "from torch import Tensor",
+    "imitation_kl": """
+from torch import Tensor
+from torch.distributions import Distribution, kl_divergence
+""",
+    "gae": """
+import torch
+from torch import Tensor
+""",
+    "ppo_losses": """
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.distributions import Distribution
+""",
+    "Encoder": """
+import math
+import numpy as np
+import torch
+import torch.nn.functional as F
+from gymnasium.spaces import Box
+from torch import Tensor, nn
+""",
+    "Policy": """
+import math
+import gymnasium as gym
+import torch
+from gymnasium.spaces import Discrete
+from torch import Tensor, nn
+from torch.distributions import Categorical, Distribution, Independent, Normal
+""",
+}
+PIECES["Critic"] = PIECES["Encoder"]
+
+
+def paste(folder, *names):
+    """The last of the pieces, pasted into an empty file below the imports that it needs."""
+    pieces = [PIECES[names[-1]]]
+    for name in names:
+        pieces.append(inspect.getsource(getattr(tsalign, name)))
+    file = folder / "pasted.py"
+    file.write_text("\n\n".join(pieces))
+    return runpy.run_path(str(file))[names[-1]]
+
+
+def test_pasted_losses_run_and_give_the_same(tmp_path):
+    z_teacher = torch.randn(6, 4)
+    z_student = torch.randn(6, 4)
+    logits = [torch.randn(6, 3) for _ in range(4)]
+    policy = Categorical(logits=logits[0])
+    imitator = Categorical(logits=logits[1])
+    calls = {
+        "info_nce_loss": (z_teacher, z_student, torch.tensor(3.0)),
+        "alignment_loss": (z_teacher, z_student),
+        "stability_loss": tuple(logits),
+        "embedding_loss": (
+            torch.tensor(1.0),
+            torch.tensor(2.0),
+            torch.tensor(3.0),
+            10,
+            0.1,
+        ),
+        "imitation_kl": (policy, imitator),
+    }
+    for name, arguments in calls.items():
+        expected = getattr(tsalign, name)(*arguments)
+        assert torch.equal(paste(tmp_path, name)(*arguments), expected), name
+
+
+def test_pasted_gae_and_ppo_losses_run_and_give_the_same(tmp_path):
+    rewards, values, next_values, terminated, truncated = random_episodes()
+    steps = (rewards, values, next_values, terminated, terminated | truncated, 0.9, 0.8)
+    assert torch.equal(paste(tmp_path, "gae")(*steps), tsalign.gae(*steps))
+    logits, value, action, log_prob_before, advantage, returns = ppo_batch()
+    batch = (Categorical(logits=logits), value, action, log_prob_before, advantage, returns)
+    expected = tsalign.ppo_losses(*batch, 0.2)
+    pasted = paste(tmp_path, "ppo_losses")(*batch, 0.2)
+    for name in expected:
+        assert torch.equal(pasted[name], expected[name])
+
+
+def test_pasted_encoder_critic_and_policy_run(tmp_path):
+    for space in (Box(0, 1, (3,)), Box(0, 255, (7, 7, 3), np.uint8)):
+        views = torch.zeros(5, *space.shape)
+        encoder = paste(tmp_path, "Encoder")(space, 8, 16)
+        assert encoder(views).shape == (5, 8)
+        encoder.fit_inputs(views)
+        critic = paste(tmp_path, "Encoder", "Critic")(space, 16)
+        assert critic(views).shape == (5,)
+    policy = paste(tmp_path, "Policy")(Discrete(3), 8, 16)
+    assert policy.distribution(policy(torch.randn(5, 8))).sample().shape == (5,)
+    gaussian = paste(tmp_path, "Policy")(Box(0, 1, (2,)), 8, 16)
+    assert gaussian.distribution(gaussian(torch.randn(5, 8))).sample().shape == (5, 2)
+
+
+def test_pasted_environment_files_import_nothing_of_ours():
+    packages = {"gymnasium", "numpy", "typing", "time", "matplotlib"}
+    for name in ("tunnelvision.py", "collecthealth.py"):
+        for node in ast.walk(ast.parse((HERE / name).read_text())):
+            imported = []
+            if isinstance(node, ast.Import):
+                imported = [alias.name for alias in node.names]
+            if isinstance(node, ast.ImportFrom):
+                imported = [node.module]
+            for module in imported:
+                assert module.partition(".")[0] in packages
+
+
+# --- A whole run --------------------------------------------------------------------------
+
+LEARNS = {  # said here, so that other defaults do not change what these tests show
+    "num_envs": 64,
+    "rollout_steps": 16,
+    "width": 64,
+    "embedding_dim": 16,
+    "ppo_lr": 0.003,
+    "ppo_batch": 128,
+    "ppo_epochs": 1,
+    "ppo_tail": 0.3,
+    "encoder_lr": 0.003,
+    "encoder_batch": 64,
+    "encoder_updates": 16,
+    "pairs_every": 4,
+    "pairs_memory": 1024,
+    "entropy_coef": 0.01,
+    "lambda_align": 10.0,
+    "lambda_stab": 0.1,
+    "eval_episodes": 256,
+    "log_evals": 2,
+}
+
+
+def test_whole_run_of_ours_teaches_both_agents_the_readmes_cue(tmp_path):
+    config = Config(
+        env=of_this_file("Cue"), total_steps=12_000, out=str(tmp_path), **LEARNS
+    )
+    result = tsalign.train(config)
+    assert result["success_teacher"] > 0.97  # chance is .5
+    assert result["success_student"] > 0.97
+    assert abs(result["gap"]) < 0.03
+    loaded_config, nets = tsalign.load_run(config.folder)
+    envs = tsalign.make_envs(loaded_config.env, 64)
+    score = tsalign.evaluate(envs, nets, 256, seed=5)
+    assert score["success_student"] > 0.97
+    untrained = tsalign.evaluate(envs, tsalign.Networks(envs, config), 256, seed=5)
+    assert untrained["success_student"] < 0.7
+
+
+def test_whole_run_improves_continuous_actions_by_their_return(tmp_path):
+    config = Config(
+        env=of_this_file("Reach-v0"), total_steps=16_000, out=str(tmp_path), **LEARNS
+    )
+    result = tsalign.train(config)
+    assert "success_student" not in result
+    envs = tsalign.make_envs(config.env, 64)
+    untrained = tsalign.evaluate(envs, tsalign.Networks(envs, config), 256, seed=5)
+    for agent in ("return_teacher", "return_student"):
+        assert result[agent] > untrained[agent] + 0.15
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_whole_run_is_repeated_by_its_seed_to_the_last_digit(method, tmp_path):
+    logs = []
+    for run, seed in enumerate((0, 0, 1)):
+        torch.rand(run)  # whatever was drawn before
+        config = small_config(
+            env="tunnelvision,max_episode_steps=10",
+            method=method,
+            seed=seed,
+            total_steps=256,
+            log_evals=2,
+            out=str(tmp_path / str(run)),
+        )
+        tsalign.train(config)
+        rows = read_log(config.folder)
+        for row in rows:
+            row.pop("train_seconds", None)
+        logs.append(rows)
+    assert len(logs[0]) == 2
+    assert logs[0] == logs[1]
+    assert logs[0] != logs[2]
+
+
+# --- Both environments keep Gymnasium's promises ------------------------------------------
 
 TUNNEL = (TunnelVisionVectorEnv, TunnelVisionEnv)
 HEALTH = (CollectHealthVectorEnv, CollectHealthEnv)
-both = pytest.mark.parametrize("Vector, Single", [TUNNEL, HEALTH])
+both_environments = pytest.mark.parametrize(
+    "vector_class, single_class", [TUNNEL, HEALTH], ids=["tunnel", "health"]
+)
 
 
-@both
-def test_vector_equals_single_and_stays_in_its_spaces(Vector, Single):
-    mode = {"autoreset_mode": AutoresetMode.DISABLED}
-    fast, new, slow = Vector(5), Vector(5), SyncVectorEnv([Single] * 5, **mode)
-    rng, episodes = np.random.default_rng(0), 0
+def check_equal_views(obs, other):
+    """Both views of all sub-environments are the same."""
+    for agent in ("teacher", "student"):
+        assert (obs[agent] == other[agent]).all()
+        assert obs[agent].dtype == other[agent].dtype
 
-    def check(a, b):
-        assert all((a[view] == b[view]).all() for view in tsalign.AGENTS)
-        assert all(fast.observation_space[view].contains(a[view]) for view in a)
 
-    check(fast.reset(seed=7)[0], slow.reset(seed=7)[0])
+@both_environments
+def test_env_stepping_many_at_once_equals_stepping_each_alone(vector_class, single_class):
+    many = vector_class(5)
+    alone = SyncVectorEnv([single_class] * 5, autoreset_mode=AutoresetMode.DISABLED)
+    rng = np.random.default_rng(0)
+    n_partial_ends = 0
+    obs, _ = many.reset(seed=7)
+    obs_alone, _ = alone.reset(seed=7)
+    check_equal_views(obs, obs_alone)
     for _ in range(150):
-        actions = rng.integers(fast.single_action_space.n, size=5)
-        a, b = fast.step(actions), slow.step(actions)
-        check(a[0], b[0])
-        assert all((x == y).all() for x, y in zip(a[1:4], b[1:4]))
-        assert (a[4]["is_success"] == b[4]["is_success"]).all()
-        done = a[2] | a[3]
+        actions = rng.integers(many.single_action_space.n, size=5)
+        obs, reward, terminated, truncated, info = many.step(actions)
+        obs_alone, reward_alone, terminated_alone, truncated_alone, info_alone = alone.step(
+            actions
+        )
+        check_equal_views(obs, obs_alone)
+        assert many.observation_space.contains(obs)
+        assert (reward == reward_alone).all()
+        assert (terminated == terminated_alone).all()
+        assert (truncated == truncated_alone).all()
+        assert (info["is_success"] == info_alone["is_success"]).all()
+        done = terminated | truncated
         if done.any():
-            check(*(envs.reset(options={"reset_mask": done.copy()})[0] for envs in (fast, slow)))
-            check(a[0], b[0])  # what the step returned is not written over
-        episodes += done.sum() * (not done.all())
-    assert episodes > 10
-    for arguments in [{"seed": [4, 9, 1, 0, 4]}, {}, {}, {}]:  # whatever came before the reset
-        a, b, c = (envs.reset(**arguments)[0] for envs in (fast, slow, new))
-        check(a, b), check(a, c)
-        assert (a["teacher"][0] == a["teacher"][4]).all()
-    assert (a["teacher"][0] != a["teacher"][1]).any()
+            last = copy.deepcopy(obs)
+            new_obs, _ = many.reset(options={"reset_mask": done.copy()})
+            new_obs_alone, _ = alone.reset(options={"reset_mask": done.copy()})
+            check_equal_views(new_obs, new_obs_alone)
+            check_equal_views(obs, last)  # what the step returned is not written over
+        if done.any() and not done.all():
+            n_partial_ends += 1
+    assert n_partial_ends > 10
+
+
+@both_environments
+def test_env_episodes_depend_on_the_seed_alone(vector_class, single_class):
+    used = vector_class(5)
+    used.reset(seed=3)
+    new = vector_class(5)
+    seeds = [4, 9, 1, 0, 4]
+    obs, _ = used.reset(seed=seeds)
+    obs_new, _ = new.reset(seed=seeds)
+    for _ in range(3):
+        check_equal_views(obs, obs_new)
+        assert (obs["teacher"][0] == obs["teacher"][4]).all()
+        assert (obs["teacher"][0] != obs["teacher"][1]).any()
+        obs, _ = used.reset()
+        obs_new, _ = new.reset()
+    one_seed, _ = used.reset(seed=4)
+    by_list, _ = new.reset(seed=[4, 5, 6, 7, 8])
+    check_equal_views(one_seed, by_list)
 
 
 @pytest.mark.parametrize(
     "name, limit, teacher, student",
-    [("TunnelVision-v0", 100, (66,), (61,)), ("CollectHealth-v0", 300, (38,), (16, 32, 3))],
+    [
+        ("TunnelVision-v0", 100, (66,), (61,)),
+        ("CollectHealth-v0", 300, (38,), (16, 32, 3)),
+    ],
 )
 @pytest.mark.filterwarnings("error")
-def test_the_registered_environment_is_sound_and_has_its_time_limit(name, limit, teacher, student):
+def test_env_as_registered_is_sound_and_has_its_time_limit(name, limit, teacher, student):
     env = gym.make(name, render_mode="rgb_array").unwrapped
     check_env(env)
-    assert [env.observation_space[view].shape for view in tsalign.AGENTS] == [teacher, student]
+    assert env.observation_space["teacher"].shape == teacher
+    assert env.observation_space["student"].shape == student
     env.reset()
-    ends = [env.step(env.action_space.n - 1)[2:4] for _ in range(limit)]  # it only turns
-    assert ends == [(False, False)] * (limit - 1) + [(False, True)]
+    ends = []
+    for _ in range(limit):  # it only turns
+        _, _, terminated, truncated, _ = env.step(env.action_space.n - 1)
+        ends.append((terminated, truncated))
+    assert ends[:-1] == [(False, False)] * (limit - 1)
+    assert ends[-1] == (False, True)
 
 
-@both
-def test_a_finished_sub_env_waits_for_its_reset(Vector, Single):
-    env, advice = Vector(2, max_episode_steps=2), r'reset\(options={"reset_mask": done}\)'
-    turn = np.full(2, env.single_action_space.n - 1)
-    with pytest.raises(gym.error.ResetNeeded, match=advice):
-        env.step(turn)
-    env.reset(seed=0)
-    assert not np.any(env.step(turn)[2:4])
-    if Vector is TunnelVisionVectorEnv:  # sub-environment 1 is about to hit something to its east
-        env.blocked[1] = True
+@both_environments
+def test_env_must_be_reset_before_its_first_step(vector_class, single_class):
+    envs = vector_class(2)
+    with pytest.raises(gym.error.ResetNeeded, match="reset"):
+        envs.step(np.zeros(2, int))
+
+
+@both_environments
+def test_env_that_has_ended_waits_for_its_reset_and_the_others_go_on(
+    vector_class, single_class
+):
+    envs = vector_class(2, max_episode_steps=2)
+    turn = envs.single_action_space.n - 1
+    envs.reset(seed=0)
+    envs.step(np.array([turn, turn]))
+    if vector_class is TunnelVisionVectorEnv:  # environment 1 is about to hit a wall
+        envs.blocked[1] = True
     else:
-        env.position[1], env.first_heading[1], env.turns[1] = (7.5, 4), 0, 0
-    last, _, *ends, _ = env.step(turn * [1, 0])
-    assert np.array(ends).tolist() == [[False, True], [True, False]]  # terminated, truncated
-    for mask in ([False, True], [True, False]):
-        with pytest.raises(gym.error.ResetNeeded, match=advice):
-            env.step(turn)
-        obs, _ = env.reset(options={"reset_mask": np.array(mask)})
-        assert (obs["teacher"][0] != last["teacher"][0]).any() == mask[0]
-    assert not np.any(env.step(turn)[2:4])
+        envs.position[1] = (7.5, 4)
+        envs.first_heading[1] = 0
+        envs.turns[1] = 0
+    last, _, terminated, truncated, _ = envs.step(np.array([turn, 0]))
+    assert terminated.tolist() == [False, True]
+    assert truncated.tolist() == [True, False]
+    advice = r'reset\(options={"reset_mask": done}\)'
+    with pytest.raises(gym.error.ResetNeeded, match=advice):
+        envs.step(np.array([turn, turn]))
+    obs, _ = envs.reset(options={"reset_mask": np.array([False, True])})
+    assert (obs["teacher"][0] == last["teacher"][0]).all()
+    with pytest.raises(gym.error.ResetNeeded, match=advice):
+        envs.step(np.array([turn, turn]))
+    obs, _ = envs.reset(options={"reset_mask": np.array([True, False])})
+    assert (obs["teacher"][0] != last["teacher"][0]).any()
+    _, _, terminated, truncated, _ = envs.step(np.array([turn, turn]))
+    assert not terminated.any()
+    assert not truncated.any()
 
 
-COMMON = [("num_envs", 0), ("max_episode_steps", 0), ("render_mode", "human")]
-GRID = [("rows", 0), ("cols", 2), ("obstacle_density", 1.1), ("obstacle_density", np.nan)]
-ROOM = [("n_boxes", 0), ("n_boxes", 101), ("room", 2.0), ("room", np.nan), ("view_height", 2)]
-ROOM += [("view_height", 15), ("view_width", 3)]
+@pytest.mark.parametrize(
+    "vector_class, name, value",
+    [
+        (TunnelVisionVectorEnv, "num_envs", 0),
+        (TunnelVisionVectorEnv, "max_episode_steps", 0),
+        (TunnelVisionVectorEnv, "render_mode", "human"),
+        (TunnelVisionVectorEnv, "rows", 0),
+        (TunnelVisionVectorEnv, "cols", 2),
+        (TunnelVisionVectorEnv, "obstacle_density", 1.1),
+        (TunnelVisionVectorEnv, "obstacle_density", np.nan),
+        (CollectHealthVectorEnv, "num_envs", 0),
+        (CollectHealthVectorEnv, "max_episode_steps", 0),
+        (CollectHealthVectorEnv, "render_mode", "human"),
+        (CollectHealthVectorEnv, "n_boxes", 0),
+        (CollectHealthVectorEnv, "n_boxes", 101),
+        (CollectHealthVectorEnv, "room", 2.0),
+        (CollectHealthVectorEnv, "room", np.nan),
+        (CollectHealthVectorEnv, "view_height", 2),
+        (CollectHealthVectorEnv, "view_height", 15),
+        (CollectHealthVectorEnv, "view_width", 3),
+    ],
+)
+def test_env_names_a_bad_argument(vector_class, name, value):
+    with pytest.raises(ValueError, match=name):
+        vector_class(**{name: value})
 
 
-@pytest.mark.parametrize("Vector, bad", [(TUNNEL[0], COMMON + GRID), (HEALTH[0], COMMON + ROOM)])
-def test_bad_arguments_actions_and_masks_are_named(Vector, bad):
-    for name, value in bad:
-        with pytest.raises(ValueError, match=name):
-            Vector(**{name: value})
-    env = Vector(2)
-    env.reset(seed=0)
-    for actions in [[0], [0, env.single_action_space.n], [-1, 0]]:
+@both_environments
+def test_env_names_bad_actions_and_masks(vector_class, single_class):
+    envs = vector_class(2)
+    envs.reset(seed=0)
+    for actions in ([0], [0, envs.single_action_space.n], [-1, 0]):
         with pytest.raises(ValueError, match="actions"):
-            env.step(np.array(actions))
-    for mask in [[True], [0, 1]]:
+            envs.step(np.array(actions))
+    for mask in ([True], [0, 1]):
         with pytest.raises(ValueError, match="reset_mask"):
-            env.reset(options={"reset_mask": np.array(mask)})
+            envs.reset(options={"reset_mask": np.array(mask)})
 
 
-# --- TunnelVision: is every layout solvable, by a student only if it looks? -----------------------
+# --- TunnelVision -------------------------------------------------------------------------
 
 E, S, W, N, FACE_E, FACE_S, FACE_W, FACE_N = range(8)
+FACE_OF_MOVE = {E: FACE_E, S: FACE_S, W: FACE_W, N: FACE_N}
+MOVE_OF_FACE = {FACE_E: E, FACE_S: S, FACE_W: W, FACE_N: N}
 
 
-def walk(view, looks):
-    """A student's rules: position, heading, last action and the three cells ahead, nothing else."""
-    (row, column), heading = divmod(view[:45].argmax(), 9), view[45:49].argmax()
-    last, is_free = view[49:58].argmax(), view[59] == -1
-    if column == 8:
+def scripted_student(view, looks):
+    """A student by rules that know its view alone: where it is, what it did, three cells.
+
+    With `looks` it faces each way at a bend before it goes there; else it only goes east.
+    """
+    row, column = divmod(int(view[:45].argmax()), 9)
+    heading = int(view[45:49].argmax())
+    last_action = int(view[49:58].argmax())
+    is_free_ahead = view[59] == -1
+    if column == 8:  # the goal's column
         return S if row < 2 else N
-    if column in (0, 1, 3, 5, 7) or not looks:
+    if column in (0, 1, 3, 5, 7) or not looks:  # no bends here
         return E
-    if last == E and heading != E:
+    if last_action == E and heading != E:  # it has just come: look ahead first
         return FACE_E
-    if is_free or last == FACE_S:  # where it last looked or went
-        return {FACE_E: E, FACE_N: N, FACE_S: S}.get(last, last)
-    return {E: FACE_N, FACE_E: FACE_N, FACE_N: FACE_S}.get(last, E)
+    if last_action == FACE_E or last_action == E:
+        return E if is_free_ahead else FACE_N
+    if last_action == FACE_N:
+        return N if is_free_ahead else FACE_S
+    if last_action == FACE_S:  # the last way that is left
+        return S
+    if last_action in (N, S):  # it is on its way up or down: on, until that is blocked
+        return last_action if is_free_ahead else E
+    return E
 
 
 @pytest.mark.parametrize("looks, least, most", [(True, 1, 1), (False, 0, 0.05)])
-def test_tunnel_a_student_that_looks_always_succeeds_and_a_blind_one_does_not(looks, least, most):
+def test_tunnel_a_student_that_looks_always_succeeds_and_a_blind_one_hardly_ever(
+    looks, least, most
+):
     envs = TunnelVisionVectorEnv(500)
     obs, _ = envs.reset(seed=0)
-    over, success = np.zeros((2, 500), bool)
-    while not over.all():
-        actions = np.array([walk(view, looks) for view in obs["student"]])
-        obs, _, terminated, truncated, info = envs.step(actions)
-        success |= ~over & info["is_success"]
-        over |= terminated | truncated
-        obs, _ = envs.reset(options={"reset_mask": terminated | truncated})
-    assert least <= success.mean() <= most
+    is_over = np.zeros(500, bool)
+    has_succeeded = np.zeros(500, bool)
+    while not is_over.all():
+        actions = [scripted_student(view, looks) for view in obs["student"]]
+        obs, _, terminated, truncated, info = envs.step(np.array(actions))
+        has_succeeded |= ~is_over & info["is_success"]
+        done = terminated | truncated
+        is_over |= done
+        obs, _ = envs.reset(options={"reset_mask": done})
+    assert least <= has_succeeded.mean() <= most
 
 
-@pytest.mark.parametrize("density", [1.0, 0.8])
-def test_tunnel_every_layout_is_connected_and_random(density):
-    envs = TunnelVisionVectorEnv(300, obstacle_density=density)
-    envs.reset(seed=0)
-    free, reached = ~envs.blocked, np.zeros_like(envs.blocked)
+def reachable_cells(free):
+    """Which free cells (N, R, C) can be reached from the start, step by step."""
+    reached = np.zeros_like(free)
     reached[:, 3, 1] = True
-    for axis, shift in 35 * [(1, 1), (1, -1), (2, 1), (2, -1)]:  # spreads from the start cell
-        reached |= free & np.roll(reached, shift, axis)
-    assert reached[:, 3, 9].all()
-    assert not (free[:, [0, -1]].any() or free[:, :, [0, -1]].any())
+    for _ in range(35):
+        for axis in (1, 2):
+            for shift in (1, -1):
+                reached |= free & np.roll(reached, shift, axis)
+    return reached
+
+
+def test_tunnel_each_layout_is_a_path_one_cell_wide_and_the_layouts_are_random():
+    envs = TunnelVisionVectorEnv(300)
+    envs.reset(seed=0)
+    free = ~envs.blocked
+    reached = reachable_cells(free)
+    assert reached[:, 3, 9].all()  # the goal
+    assert (reached == free).all()
+    free_in_column = free.sum(axis=1)
+    for column in (1, 2, 4, 6, 8):  # without bends
+        assert (free_in_column[:, column] == 1).all()
     n_layouts = len(np.unique(free.reshape(300, -1), axis=0))
-    if density == 1:  # a tunnel and nothing else, one cell wide; 125 of them
-        assert (reached == free).all() and (free.sum(axis=1)[:, [1, 2, 4, 6, 8]] == 1).all()
-        assert 100 < n_layouts <= 125
-    else:
-        assert n_layouts > 250 and (reached != free).any()
-        assert 0.4 < free[:, 1:-1, 1:-1].mean() < 0.55
+    assert 100 < n_layouts <= 125
     assert len(np.unique(envs.heading)) == 4
 
 
-@pytest.mark.parametrize("heading, ahead", list(enumerate([(0, 1), (1, 0), (0, -1), (-1, 0)])))
-def test_tunnel_the_student_sees_the_three_cells_ahead_and_the_teacher_all_eight(heading, ahead):
+def test_tunnel_fewer_obstacles_leave_side_pockets_but_never_block_the_way():
+    envs = TunnelVisionVectorEnv(300, obstacle_density=0.8)
+    envs.reset(seed=0)
+    free = ~envs.blocked
+    reached = reachable_cells(free)
+    assert reached[:, 3, 9].all()
+    assert (reached != free).any()
+    assert len(np.unique(free.reshape(300, -1), axis=0)) > 250
+    assert 0.4 < free[:, 1:-1, 1:-1].mean() < 0.55
+    assert not free[:, [0, -1]].any()  # the border
+    assert not free[:, :, [0, -1]].any()
+
+
+CLOCKWISE = [(0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1)]
+AHEAD = [(0, 1), (1, 0), (0, -1), (-1, 0)]  # of the headings E S W N
+
+
+@pytest.mark.parametrize("heading", range(4))
+def test_tunnel_the_teacher_sees_eight_cells_and_the_student_the_three_ahead(heading):
+    ahead_down, ahead_right = AHEAD[heading]
     env = TunnelVisionVectorEnv(1, render_mode="rgb_array")
     env.reset(seed=0)
-    env.position[0], env.heading[0] = (2, 4), heading
-    clockwise = [(0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1)]
-    for k, (down, right) in enumerate(clockwise):
+    env.position[0] = (2, 4)
+    env.heading[0] = heading
+    for k, (down, right) in enumerate(CLOCKWISE):
         env.blocked[0] = False
         env.blocked[0, 3 + down, 5 + right] = True
-        teacher, student = np.full(8, -1), np.full(3, -1)
+        teacher = [-1] * 8
         teacher[k] = 1
-        if is_ahead := ahead[0] * down + ahead[1] * right > 0:
-            student[1 + ahead[1] * down - ahead[0] * right] = 1  # left, centre or right
-        for view, cells in [("teacher", teacher), ("student", student)]:
-            features = env._observe()[view][0]
-            assert features[58:].tolist() == cells.tolist()
-            assert np.flatnonzero(features[:58]).tolist() == [2 * 9 + 4, 45 + heading, 49 + 8]
-        red, _, blue = env.render()[0][24::48, 24::48][3 + down, 5 + right]  # its centre
-        assert (red > blue) == is_ahead  # the student's cells are tinted yellow
+        student = [-1] * 3
+        is_ahead = ahead_down * down + ahead_right * right > 0
+        if is_ahead:
+            to_its_right = ahead_right * down - ahead_down * right  # -1, 0, 1
+            student[1 + to_its_right] = 1
+        views = env._observe()
+        assert views["teacher"][0, 58:].tolist() == teacher
+        assert views["student"][0, 58:].tolist() == student
+        for agent in ("teacher", "student"):
+            common = np.flatnonzero(views[agent][0, :58])
+            assert common.tolist() == [2 * 9 + 4, 45 + heading, 49 + 8]
+        (picture,) = env.render()
+        centre = picture[48 * (3 + down) + 24, 48 * (5 + right) + 24].astype(int)
+        is_tinted_yellow = centre[0] > centre[2]
+        assert is_tinted_yellow == is_ahead
 
 
 @pytest.mark.parametrize(
     "start, action, end, reward, terminated, success",
-    [((2, 0), E, (2, 1), 0.09, False, False), ((2, 1), W, (2, 0), -0.11, False, False),
-     ((1, 3), S, (2, 3), 0.09, False, False), ((2, 3), N, (1, 3), -0.11, False, False),
-     ((2, 3), FACE_N, (2, 3), -0.01, False, False), ((2, 0), W, (2, 0), -1.01, True, False),
-     ((2, 7), E, (2, 8), 1.09, True, True), ((4, 4), S, (4, 4), -1.01, True, False)],
-)  # fmt: skip
+    [
+        ((2, 0), E, (2, 1), 0.09, False, False),
+        ((2, 1), W, (2, 0), -0.11, False, False),
+        ((1, 3), S, (2, 3), 0.09, False, False),
+        ((2, 3), N, (1, 3), -0.11, False, False),
+        ((2, 3), FACE_N, (2, 3), -0.01, False, False),
+        ((2, 0), W, (2, 0), -1.01, True, False),  # out of the grid
+        ((4, 4), S, (4, 4), -1.01, True, False),
+        ((2, 7), E, (2, 8), 1.09, True, True),  # the goal
+    ],
+)
 def test_tunnel_steps_by_hand(start, action, end, reward, terminated, success):
-    env = TunnelVisionVectorEnv(1, obstacle_density=0, max_episode_steps=1)  # no obstacles
+    env = TunnelVisionVectorEnv(1, obstacle_density=0, max_episode_steps=1)
     env.reset(seed=0)
-    env.position[0], env.heading[0] = start, 0
-    obs, *result, info = env.step(np.array([action]))
+    env.position[0] = start
+    env.heading[0] = 0
+    obs, rewards, terminations, truncations, info = env.step(np.array([action]))
     assert env.position[0].tolist() == list(end)
     assert env.heading[0] == (3 if action == FACE_N else 0)
-    assert [x[0] for x in result] == [pytest.approx(reward), terminated, not terminated]
-    assert info["is_success"][0] == success and obs["student"][0, 49 + action] == 1
+    assert rewards[0] == pytest.approx(reward)
+    assert terminations[0] == terminated
+    assert truncations[0] == (not terminated)  # it is the last step that there may be
+    assert info["is_success"][0] == success
+    assert obs["student"][0, 49 + action] == 1
+    assert obs["teacher"][0, 49 + action] == 1
+
+
+def test_tunnel_a_blocked_cell_is_a_crash():
+    env = TunnelVisionVectorEnv(1)
+    env.reset(seed=0)
+    env.blocked[0, 3, 2] = True  # to the east of the start
+    _, reward, terminated, _, info = env.step(np.array([E]))
+    assert reward[0] == pytest.approx(-1.01)
+    assert terminated[0]
+    assert not info["is_success"][0]
 
 
 def test_tunnel_rendering_shows_start_goal_and_agent():
-    text, picture = TunnelVisionEnv(render_mode="ansi"), TunnelVisionEnv(render_mode="rgb_array")
+    text = TunnelVisionEnv(render_mode="ansi")
+    picture = TunnelVisionEnv(render_mode="rgb_array")
     for env in (text, picture):
         env.reset(seed=0)
         env.step(E)
         env.step(FACE_S)
-    lines, frame = text.render().split("\n"), picture.render()
-    assert [len(line) for line in lines] == [9] * 5 and lines[2][:2] + lines[2][8] == "SvG"
-    # The centres of three cells: the agent is red, the goal green, the start bluish.
-    assert frame[24::48, 24::48][[3, 3, 3], [2, 9, 1]].argmax(1).tolist() == [0, 1, 2]
+    lines = text.render().split("\n")
+    assert len(lines) == 5
+    assert lines[2][:2] == "Sv"
+    assert lines[2][8] == "G"
+    centres = picture.render()[24::48, 24::48].argmax(axis=2)
+    assert centres[3, 2] == 0  # the agent is red
+    assert centres[3, 9] == 1  # the goal is green
+    assert centres[3, 1] == 2  # the start is bluish
 
 
-# --- CollectHealth: is every pixel what a camera sees, and are the rules those of the docstring? --
+# --- CollectHealth ------------------------------------------------------------------------
+
+FLOOR = (95, 90, 85)
+CEILING = (150, 190, 225)
+WALL_X = (205, 195, 170)
+WALL_Y = (165, 155, 135)
+BOX_TOP = (245, 95, 85)
+BOX_SIDE = (190, 25, 30)
 
 
-def traced_picture(env, i):  # -> (H, W, 3)
-    """Oracle: what the ray of each pixel meets first. Points of the plan are complex numbers."""
-    width, height, room = env.view_width, env.view_height, env.room
-    across, down = (2 * np.arange(n) + 1 - n for n in (width, height))
-    right, up = np.meshgrid(across / width, -down / width)  # (H, W): 90 degrees, square pixels
-    here, ray = complex(*env.position[i]), np.exp(1j * env._heading()[i]) * (1 - 1j * right)
-    hits = [(-1 / up, (95, 90, 85)), (1 / up, (150, 190, 225))]  # (how often the ray fits; colour)
-    hits += [((wall - here.real) / ray.real, (205, 195, 170)) for wall in (0, room)]
-    hits += [((wall - here.imag) / ray.imag, (165, 155, 135)) for wall in (0, room)]
-    for box in env.boxes[i][env.present[i]]:
-        axis = (complex(*box) - here) / ray  # real: closest after so much ray; imaginary: how close
-        square = (0.25 / abs(ray)) ** 2 - axis.imag**2
-        side, top = axis.real - np.sqrt(np.maximum(square, 0)), -0.4 / up
-        meets_side = (square > 0) & (abs(1 + side * up - 0.3) < 0.3)
-        hits.append((np.where(meets_side, side, np.inf), (190, 25, 30)))
-        hits.append((np.where(abs(top - axis) < 0.25 / abs(ray), top, np.inf), (245, 95, 85)))
-    times = np.stack([np.where(times > 0, times, np.inf) for times, _ in hits])
-    return np.uint8([colour for _, colour in hits])[times.argmin(axis=0)]
+def rays_of(env, i):
+    """How far each pixel's ray goes east, north and up on a metre ahead, (H, W) each."""
+    width = env.view_width
+    height = env.view_height
+    right = (2 * np.arange(width) + 1 - width) / width  # -1 .. 1: 90 degrees
+    up = (height - 1 - 2 * np.arange(height)) / width  # square pixels
+    right, up = np.meshgrid(right, up)
+    heading = env._heading()[i]
+    east = np.cos(heading) + np.sin(heading) * right
+    north = np.sin(heading) - np.cos(heading) * right
+    return east, north, up
+
+
+def traced_picture(env, i):
+    """What each ray meets first, (H, W, 3). The camera is 1 m high, the ceiling 2 m."""
+    east, north, up = rays_of(env, i)
+    x, y = env.position[i]
+    hits = [
+        (-1 / up, FLOOR),
+        (1 / up, CEILING),
+        ((0 - x) / east, WALL_X),
+        ((env.room - x) / east, WALL_X),
+        ((0 - y) / north, WALL_Y),
+        ((env.room - y) / north, WALL_Y),
+    ]  # after how many metres ahead, and what
+    squared_length = east**2 + north**2
+    for box_x, box_y in env.boxes[i][env.present[i]]:
+        closest = ((box_x - x) * east + (box_y - y) * north) / squared_length
+        off_x = x + closest * east - box_x
+        off_y = y + closest * north - box_y
+        inside = (0.25**2 - off_x**2 - off_y**2) / squared_length  # half the chord, squared
+        side = closest - np.sqrt(np.maximum(inside, 0))
+        height = 1 + side * up
+        meets_side = (inside > 0) & (height > 0) & (height < 0.6)
+        hits.append((np.where(meets_side, side, np.inf), BOX_SIDE))
+        top = (0.6 - 1) / up
+        distance = np.hypot(x + top * east - box_x, y + top * north - box_y)
+        hits.append((np.where(distance < 0.25, top, np.inf), BOX_TOP))
+    depths = []
+    for depth, _ in hits:
+        depths.append(np.where(depth > 0, depth, np.inf))
+    nearest = np.stack(depths).argmin(axis=0)
+    colours = np.array([colour for _, colour in hits], np.uint8)
+    return colours[nearest]
+
+
+def scatter_boxes(env, i, rng):
+    """Place the boxes of room i, most of them ahead of the agent, none within another."""
+    boxes = []
+    if i % 3 == 0:  # the agent stands within a box, sometimes at its centre
+        boxes.append(env.position[i] + 0.05 * (i % 4))
+    while len(boxes) < env.n_boxes:
+        behind = rng.choice([0, 0, 0, np.pi])
+        angle = env._heading()[i] + rng.normal(0, 0.5) + behind
+        direction = np.array([np.cos(angle), np.sin(angle)])
+        box = env.position[i] + rng.uniform(0, 5) * direction
+        is_inside = (box > 0.25).all() and (box < env.room - 0.25).all()
+        is_apart = True
+        for other in boxes:
+            is_apart &= np.hypot(box[0] - other[0], box[1] - other[1]) > 0.5
+        if is_inside and is_apart:
+            boxes.append(box)
+    env.boxes[i] = rng.permutation(boxes)
+    env.present[i, 0] = False  # one is collected
 
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("room", [8.0, 5.0])
-@pytest.mark.parametrize("size", [(16, 32), (32, 64), (24, 40), (600, 9)])
-def test_health_every_pixel_is_what_a_pinhole_camera_sees(size, room):
-    rng, n = np.random.default_rng(0), 24
-    env = CollectHealthVectorEnv(n, n_boxes=7, room=room, view_height=size[0], view_width=size[1])
+@pytest.mark.parametrize("height, width", [(16, 32), (32, 64), (24, 40), (600, 9)])
+def test_health_every_pixel_is_what_a_pinhole_camera_sees(height, width, room):
+    n_envs = 24
+    rng = np.random.default_rng(0)
+    env = CollectHealthVectorEnv(
+        n_envs, n_boxes=7, room=room, view_height=height, view_width=width
+    )
     env.reset(seed=0)
-    env.turns = np.arange(n) % 12
-    for i in range(n):  # half of them at a wall, a third within a box, some of these at its centre
-        env.position[i] = rng.uniform(0.5, room - 0.5, 2) if i % 2 else (rng.uniform(1, 4), 0.3)
-        boxes = [env.position[i] + 0.05 * (i % 4)] if i % 3 == 0 else []
-        while len(boxes) < 7:  # most of them ahead, some behind; none overlaps another in space
-            angle = env._heading()[i] + rng.normal(0, 0.5) + rng.choice([0, 0, 0, np.pi])
-            box = env.position[i] + rng.uniform(0, 5) * np.array([np.cos(angle), np.sin(angle)])
-            apart = all(np.hypot(*(box - other)) > 0.5 for other in boxes)
-            if apart and (abs(box - room / 2) < room / 2 - 0.25).all():
-                boxes.append(box)
-        env.boxes[i] = rng.permutation(boxes)
-        env.present[i, 0] = False  # collected
+    env.turns = np.arange(n_envs) % 12
+    for i in range(n_envs):
+        if i % 2 == 0:  # at a wall
+            env.position[i] = (rng.uniform(1, 4), 0.3)
+        else:
+            env.position[i] = rng.uniform(0.5, room - 0.5, 2)
+        scatter_boxes(env, i, rng)
     obs = env._observe()
-    assert all(env.observation_space[view].contains(obs[view]) for view in obs)
-    assert all((obs["student"][i] == traced_picture(env, i)).all() for i in range(n))
+    assert env.observation_space.contains(obs)
+    for i in range(n_envs):
+        assert (obs["student"][i] == traced_picture(env, i)).all()
 
 
-def health_room(position, heading, boxes, **arguments):
+def health_room(position, heading, boxes, **arguments) -> CollectHealthVectorEnv:
     """One room with the agent and the boxes at given places, ready to step."""
     env = CollectHealthVectorEnv(1, n_boxes=len(boxes), **arguments)
     env.reset(seed=0)
-    env.position[0], env.first_heading[0], env.boxes[0] = position, heading, boxes
+    env.position[0] = position
+    env.first_heading[0] = heading
+    env.boxes[0] = boxes
     return env
 
 
-@pytest.mark.parametrize("size", [(16, 32), (24, 40), (64, 16), (8, 500)])
-def test_health_rendering_shows_map_camera_and_the_students_pixels(size):
-    arguments = dict(render_mode="rgb_array", view_height=size[0], view_width=size[1])
-    env = health_room((2, 4), 0, [(2.5, 3.5), (6, 3)], **arguments)
+def step_by_chance(envs, rng, draws):
+    """A random step, then a reset of those that have ended -> both observations, `done`."""
+    envs.draw_student = draws
+    actions = rng.integers(10, size=envs.num_envs)
+    obs, _, terminated, truncated, _ = envs.step(actions)
+    done = terminated | truncated
+    return obs, envs.reset(options={"reset_mask": done.copy()})[0], done
+
+
+def test_health_draw_student_changes_nothing_but_pictures_that_nobody_sees():
+    always = CollectHealthVectorEnv(6, max_episode_steps=7)
+    sometimes = CollectHealthVectorEnv(6, max_episode_steps=7)
+    looks = np.random.default_rng(1).random(120) < 0.3
+    rng = np.random.default_rng(2)
+    same_rng = np.random.default_rng(2)
+    always.reset(seed=0)
+    sometimes.draw_student = False
+    sometimes.reset(seed=0)
+    n_outdated = 0
+    n_partial_resets = 0
+    for t in range(120):
+        obs, obs_reset, done = step_by_chance(always, rng, True)
+        other, other_reset, _ = step_by_chance(sometimes, same_rng, bool(looks[t]))
+        assert (obs["teacher"] == other["teacher"]).all()
+        assert (obs_reset["teacher"] == other_reset["teacher"]).all()
+        assert sometimes.observation_space.contains(other)
+        if looks[t]:
+            assert (obs["student"] == other["student"]).all()
+            assert (obs_reset["student"] == other_reset["student"]).all()
+        else:
+            n_outdated += (obs["student"] != other["student"]).any()
+        if done.any() and not done.all():
+            n_partial_resets += 1
+    assert n_outdated > 20
+    assert n_partial_resets > 20
+
+
+def test_health_draw_student_shows_the_present_after_a_partial_reset_that_nobody_saw():
+    envs = CollectHealthVectorEnv(3)
+    envs.reset(seed=0)
+    envs.draw_student = False
+    envs.step(np.array([8, 8, 8]))
+    envs.reset(options={"reset_mask": np.array([False, True, False])})
+    envs.draw_student = True
+    nobody = np.zeros(3, bool)
+    obs, _ = envs.reset(options={"reset_mask": nobody})  # begins none anew
+    for i in range(3):
+        assert (obs["student"][i] == traced_picture(envs, i)).all()
+
+
+def test_health_draw_student_false_draws_nothing(monkeypatch):
+    envs = CollectHealthVectorEnv(3)
+    envs.draw_student = False
+    calls = record_calls(monkeypatch, CollectHealthVectorEnv, "_draw")
+    envs.reset(seed=0)
+    for _ in range(5):
+        envs.step(np.array([8, 8, 8]))
+    assert calls == []
+
+
+def test_health_draw_student_is_an_attribute_of_a_single_room_too():
+    env = CollectHealthEnv()
+    other = CollectHealthEnv()
+    assert env.draw_student is True
+    env.reset(seed=0)
+    other.draw_student = False
+    other.reset(seed=0)
+    assert other.vector.draw_student is False
+    for draws in (False, True):
+        other.draw_student = draws
+        obs = env.step(8)[0]
+        unseen = other.step(8)[0]
+        assert (obs["teacher"] == unseen["teacher"]).all()
+        assert (obs["student"] == unseen["student"]).all() == draws
+
+
+def test_health_pictures_that_were_returned_are_not_painted_over():
+    envs = CollectHealthVectorEnv(2)
+    obs, _ = envs.reset(seed=0)
+    before = obs["student"].copy()
+    envs.step(np.array([8, 8]))
+    assert (obs["student"] == before).all()
+
+
+@pytest.mark.parametrize("height, width", [(16, 32), (24, 40), (64, 16), (8, 500)])
+def test_health_rendering_shows_map_camera_and_the_students_pixels(height, width):
+    env = health_room(
+        (2, 4),
+        0,
+        [(2.5, 3.5), (6, 3)],
+        render_mode="rgb_array",
+        view_height=height,
+        view_width=width,
+    )
     env.step(np.array([0]))
-    student = env.step(np.array([0]))[0]["student"][0]
+    obs = env.step(np.array([0]))[0]
     (frame,) = env.render()
-    assert frame.shape == (384, 768, 3) and frame.dtype == np.uint8
-    row, column = np.arange(192)[:, None] * size[0] // 192, np.arange(384) * size[1] // 384
-    picture = student[row, column]
-    assert (frame[194:, 384:] == picture[2:]).all()
-    assert (frame[:190, 384:] == picture[:190]).all(axis=2).mean() > 0.9  # sharper, the same view
-    places = {(3.05, 4): (35, 70, 190), (2.6, 4): (120, 150, 220)}  # the agent and its trail
-    places |= {(6, 3): (245, 95, 85), (2.5, 3.5): (205, 205, 205)}  # a box, a collected one
+    assert frame.shape == (384, 768, 3)
+    assert frame.dtype == np.uint8
+    row = np.arange(192) * height // 192
+    column = np.arange(384) * width // 384
+    picture = obs["student"][0][row[:, None], column]
+    assert (frame[194:, 384:] == picture[2:]).all()  # below the white line
+    is_same = (frame[:190, 384:] == picture[:190]).all(axis=2)
+    assert is_same.mean() > 0.9  # above, in finer pixels
+    places = {
+        (3.05, 4): (35, 70, 190),  # the agent
+        (2.6, 4): (120, 150, 220),  # its trail
+        (6, 3): BOX_TOP,
+        (2.5, 3.5): (205, 205, 205),  # a box that is collected
+    }
     for (x, y), colour in places.items():
-        east, south = int((x + 0.24) / 8.48 * 384), int((8.24 - y) / 8.48 * 384)
-        assert tuple(frame[south, east]) == colour
+        right = int((x + 0.24) / 8.48 * 384)
+        down = int((8.24 - y) / 8.48 * 384)
+        assert tuple(frame[down, right]) == colour
 
 
 def test_health_starts_anywhere_but_near_the_walls():
     env = CollectHealthVectorEnv(500, room=5.0)
     env.reset(seed=0)
-    for xy in (env.position, env.boxes.reshape(-1, 2)):
-        assert xy.min(axis=0) == pytest.approx([1, 1], abs=0.05)
-        assert xy.max(axis=0) == pytest.approx([4, 4], abs=0.05)
-    assert (np.histogram(env._heading(), 12, (0, 2 * np.pi))[0] > 20).all() and env.present.all()
+    for places in (env.position, env.boxes.reshape(-1, 2)):
+        assert places.min(axis=0) == pytest.approx([1, 1], abs=0.05)
+        assert places.max(axis=0) == pytest.approx([4, 4], abs=0.05)
+    counts, _ = np.histogram(env._heading(), 12, (0, 2 * np.pi))
+    assert counts.min() > 20
+    assert env.present.all()
 
 
-def test_health_moves_are_relative_to_the_heading_and_8_turns_left():
-    for turns, action in [(turns, action) for turns in (0, 11) for action in range(10)]:
-        env = health_room((4, 4), 0.7, [(1, 1)])
-        env.turns[0] = turns
-        env.step(np.array([action]))
-        before = 0.7 + turns * np.pi / 6  # counter-clockwise
-        move = 0.5 * np.exp(1j * (before + action * np.pi / 4)) * (action < 8)
-        assert complex(*env.position[0]) == pytest.approx(4 + 4j + move)
-        after = before + {8: np.pi / 6, 9: -np.pi / 6}.get(action, 0)
-        assert np.exp(1j * env._heading()[0]) == pytest.approx(np.exp(1j * after))
+@pytest.mark.parametrize("turns", [0, 11])
+@pytest.mark.parametrize("action", range(10))
+def test_health_moves_are_relative_to_the_heading_and_8_turns_left(turns, action):
+    env = health_room((4, 4), 0.7, [(1, 1)])
+    env.turns[0] = turns
+    env.step(np.array([action]))
+    before = 0.7 + turns * np.pi / 6  # counter-clockwise
+    place = [4.0, 4.0]
+    if action < 8:
+        direction = before + action * np.pi / 4
+        place = [4 + 0.5 * np.cos(direction), 4 + 0.5 * np.sin(direction)]
+    assert env.position[0] == pytest.approx(place)
+    turned = {8: np.pi / 6, 9: -np.pi / 6}.get(action, 0)
+    after = env._heading()[0]
+    assert np.cos(after) == pytest.approx(np.cos(before + turned))
+    assert np.sin(after) == pytest.approx(np.sin(before + turned))
 
 
-def test_health_collects_within_60_cm_and_succeeds_with_the_last_box():
-    for y, reward, left in [((0.599, -3), 0.99, [0, 1]), ((0.601, -3), -0.01, [1, 1]),
-                            ((0.5, -0.5), 1.99, [0, 0])]:  # fmt: skip
-        env = health_room((4, 4), 0, [(4.5, 4 + y[0]), (4.5, 4 + y[1])])
-        obs, *result, info = env.step(np.array([0]))
-        success = sum(left) == 0
-        assert result == [pytest.approx(reward), success, False]
-        assert info["is_success"] == success and env.present[0].tolist() == left
-        assert obs["teacher"][0, [0, 6]].tolist() == sorted(left, reverse=True)
+@pytest.mark.parametrize(
+    "first, second, reward, left",
+    [
+        (0.599, -3, 0.99, [False, True]),
+        (0.601, -3, -0.01, [True, True]),
+        (0.5, -0.5, 1.99, [False, False]),
+    ],
+)
+def test_health_collects_within_60_cm_and_succeeds_with_the_last_box(
+    first, second, reward, left
+):
+    env = health_room((4, 4), 0, [(4.5, 4 + first), (4.5, 4 + second)])
+    obs, rewards, terminated, truncated, info = env.step(np.array([0]))
+    is_success = not any(left)
+    assert rewards[0] == pytest.approx(reward)
+    assert terminated[0] == is_success
+    assert info["is_success"][0] == is_success
+    assert not truncated[0]
+    assert env.present[0].tolist() == left
+    n_left = sum(left)
+    assert obs["teacher"][0, [0, 6]].tolist() == [n_left > 0, n_left > 1]
     env.reset()
     assert env.present.all()
 
 
-def test_health_wall_within_30_cm_ends_the_episode_and_collects_nothing():
-    for wall, turns in [((8, 4), 0), ((4, 8), 3), ((0, 4), 6), ((4, 0), 9)]:
-        inward = np.sign(4 - np.array(wall))
-        for distance, reward in [(0.799, -1.01), (0.801, 0.99)]:
-            env = health_room(wall + distance * inward, 0, [wall + 0.5 * inward])
-            env.turns[0] = turns
-            result = env.step(np.array([0]))
-            assert result[1] == pytest.approx(reward)
-            assert result[2] and result[4]["is_success"] == (reward > 0)
+@pytest.mark.parametrize("x, y, turns", [(8, 4, 0), (4, 8, 3), (0, 4, 6), (4, 0, 9)])
+def test_health_wall_within_30_cm_ends_the_episode_and_collects_nothing(x, y, turns):
+    wall = np.array([x, y])
+    inward = np.sign(4 - wall)
+    for distance, reward in ((0.799, -1.01), (0.801, 0.99)):
+        env = health_room(wall + distance * inward, 0, [wall + 0.5 * inward])
+        env.turns[0] = turns
+        _, rewards, terminated, _, info = env.step(np.array([0]))
+        assert rewards[0] == pytest.approx(reward)
+        assert terminated[0]  # by the wall, or with the only box
+        assert info["is_success"][0] == (reward > 0)
 
 
-def test_health_teacher_features_equal_a_direct_rotation():
+def test_health_teachers_view_equals_a_direct_rotation():
     env = CollectHealthVectorEnv(1)
     env.reset(seed=5)
-    env.turns[0], env.present[0, 2] = 4, False
-    view, angle = env._observe()["teacher"][0], env.first_heading[0] + 4 * np.pi / 6
-    boxes = [(complex(*(b - env.position[0])) * np.exp(-1j * angle)) for b in env.boxes[0]]
-    boxes = np.array(sorted(np.delete(boxes, 2), key=abs))
-    x, y, far = boxes.real, boxes.imag, abs(boxes)
-    wanted = np.stack([np.ones(4), x / 8, y / 8, far / 8, x / far, y / far], axis=1)
+    env.turns[0] = 4
+    env.present[0, 2] = False
+    angle = env.first_heading[0] + 4 * np.pi / 6
+    cos = np.cos(angle)
+    sin = np.sin(angle)
     x, y = env.position[0]
-    pose = [x / 4 - 1, y / 4 - 1, np.cos(angle), np.sin(angle)]
-    assert view[:34] == pytest.approx([*wanted.ravel(), *[0] * 6, *pose], abs=1e-6)
-    ray = np.exp(1j * (angle + np.arange(4) * np.pi / 2))
-    to_walls = np.stack([-x / ray.real, (8 - x) / ray.real, -y / ray.imag, (8 - y) / ray.imag])
-    assert view[34:] * 8 == pytest.approx(np.where(to_walls > 0, to_walls, 99).min(axis=0))
+    features = []
+    for k in (0, 1, 3, 4):
+        dx = env.boxes[0, k, 0] - x
+        dy = env.boxes[0, k, 1] - y
+        far = math.hypot(dx, dy)
+        ahead = cos * dx + sin * dy
+        left = -sin * dx + cos * dy
+        features.append([1, ahead / 8, left / 8, far / 8, ahead / far, left / far])
+    features.sort(key=lambda of_box: of_box[3])  # nearest first
+    features.append([0] * 6)  # the collected one
+    to_walls = []
+    for quarter in range(4):  # forward, left, back, right
+        direction = angle + quarter * np.pi / 2
+        to_x = (8 - x if np.cos(direction) > 0 else -x) / np.cos(direction)
+        to_y = (8 - y if np.sin(direction) > 0 else -y) / np.sin(direction)
+        to_walls.append(min(to_x, to_y) / 8)
+    pose = [x / 4 - 1, y / 4 - 1, cos, sin]
+    expected = np.concatenate([np.ravel(features), pose, to_walls])
+    assert env._observe()["teacher"][0] == pytest.approx(expected, abs=1e-6)

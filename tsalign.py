@@ -2,34 +2,33 @@
 
 A teacher that sees more than its student learns behaviour that the student cannot imitate.
 Here two encoders are trained with a contrastive loss into one shared embedding, which keeps
-only what both can see. PPO trains the policy on that embedding and may not touch the encoders.
-So the teacher's policy can only depend on what the student sees too, and the student runs the
-same policy on its own encoder.
+only what both can see. PPO trains the policy on that embedding and may not touch the
+encoders. So the teacher's policy can depend only on what the student sees, too, and the
+student runs the same policy on its own encoder.
 
-    python tsalign.py --env tunnelvision         # or collecthealth: a camera
+    python tsalign.py --env tunnelvision         # or collecthealth, where it has a camera
 
 Where the paper's equations are:
-    Eq. (1)      the teacher's return            `collect`, `gae`, `ppo_losses`
-    Eq. (2)      InfoNCE in general              `info_nce_loss` is its form here
-    Eq. (3)      two views of one state          the environments, `make_envs`
-    Eq. (4), (5) what the views share            assumptions, no code
-    Eq. (6)      contrastive loss                `info_nce_loss`
-    Eq. (7)      alignment loss                  `alignment_loss`
-    Eq. (8)      stability loss                  `stability_loss`
-    Eq. (9)      their weighted sum              `embedding_loss`
-    Eq. (10)     SITT's penalty                  `imitation_kl`, `train_policy`
-    Section IV   phase one, phase two            `train_embedding`, `train_policy`
-    Section V-B  baselines, rows of Table I      `train_bc_student`, `train_sitt_student`, `METHODS`
+    Eq. (1)      the teacher's return         `collect`, `gae`, `ppo_losses`
+    Eq. (2)      InfoNCE in general           `info_nce_loss` is its form here
+    Eq. (3)      two views of one state       the environments, `make_envs`
+    Eq. (4), (5) what the views share         assumptions, no code
+    Eq. (6)      contrastive loss             `info_nce_loss`
+    Eq. (7)      alignment loss               `alignment_loss`
+    Eq. (8)      stability loss               `stability_loss`
+    Eq. (9)      their weighted sum           `embedding_loss`
+    Eq. (10)     SITT's penalty               `imitation_kl`, `train_policy`
+    Section IV   phase one, phase two         `train_embedding`, `train_policy`
+    Section V-B  baselines, rows of Table I   `METHODS` and the functions above it
 
 Left out: recurrent policies, running observation normalisation, several GPUs.
 Marks: [paper] stated there; [ppo] a usual PPO default; [ours: reason] our choice.
-Shapes: T time steps, N environments, B batch, D embedding, A actions, M pairs in the memory,
+Shapes: T time steps, N environments, B batch, M pairs in memory, D embedding, A actions,
 H W C image; ... stands for the shape of one view or one action.
 """
 
 import argparse
 import ast
-import contextlib
 import copy
 import csv
 import importlib
@@ -38,6 +37,7 @@ import math
 import signal
 import sys
 import time
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Callable, NamedTuple
@@ -47,6 +47,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from gymnasium.spaces import Box, Discrete
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.distributions import (
@@ -63,18 +64,20 @@ ENVS = {
     "tunnelvision": "tunnelvision:TunnelVision-v0",
     "collecthealth": "collecthealth:CollectHealth-v0",
 }
+STEPS = {"tunnelvision": 780_000, "collecthealth": 400_000}  # of a run, unless it is told
+STEPS_ELSEWHERE = 500_000
 Losses = dict[str, float]
 
 
 class BadInput(ValueError):
-    """What the user can mend. The command line reports it in one line, with exit code 2."""
+    """The user can mend it. The command line says it in one line, with exit code 2."""
 
 
 class RunStopped(RuntimeError):
-    """A run that had begun and cannot go on: one line, with exit code 1."""
+    """A run has begun and cannot go on. The command line says so, with exit code 1."""
 
 
-# --- Settings -----------------------------------------------------------------------------------
+# --- Settings -----------------------------------------------------------------------------
 
 
 def setting(default, meaning: str):
@@ -89,58 +92,92 @@ class Config:
     env: str = setting("tunnelvision", "tunnelvision, collecthealth, or module:Id-v0")
     method: str = setting("ours", "a name in METHODS, or module:name of your own")
     seed: int = setting(0, "of networks, environments and sampling")
+    total_steps: int = setting(0, "environment steps; 0: what STEPS says [ours]")
     out: str = setting("runs", "where the run folders go")
     overwrite: bool = setting(False, "replace a finished run in the same folder")
     device: str = setting("auto", "cuda, mps, cpu; auto is the first that there is")
     threads: int = setting(1, "CPU threads [ours: the networks are too small for more]")
 
-    # The loop: collect, train the policy, train the encoders
-    total_steps: int = setting(780_000, "environment steps in all [ours]")
-    num_envs: int = setting(256, "N, environments stepped at once [ours]")
+    # The loop: collect, then train the policy, then train the encoders
+    num_envs: int = setting(
+        256, "N, environments stepped at once [ours: saves Python's time]"
+    )
     rollout_steps: int = setting(16, "T, steps of each environment in a cycle [ours]")
-    embedding_dim: int = setting(64, "D, size of the embedding [ours]")
-    width: int = setting(128, "hidden units of all networks [ours]")
+    embedding_dim: int = setting(64, "D, size of the embedding [ours: 32 was less sure]")
+    width: int = setting(128, "hidden units of all networks [ours: 64 was less sure]")
 
     # Phase one: the shared embedding
-    inverse_temperature: float = setting(30.0, "s of Eq. (6), at first [ours]")
-    lambda_align: float = setting(10.0, "weight of Eq. (7) [ours]")
-    lambda_stab: float = setting(0.1, "weight of Eq. (8) [ours]")
-    encoder_lr: float = setting(1e-3, "Adam's rate, falls linearly to 5 percent [ours]")
-    encoder_batch: int = setting(128, "pairs in a minibatch [ours]")
-    encoder_updates: int = setting(16, "minibatches in a cycle [ours]")
-    pairs_every: int = setting(32, "a pair of views is kept each so many steps [ours]")
-    pairs_memory: int = setting(8192, "M, the pairs that are remembered [ours]")
+    inverse_temperature: float = setting(
+        30.0, "s of Eq. (6), at first [ours: 10 was slower]"
+    )
+    lambda_align: float = setting(80.0, "weight of Eq. (7), once whole [ours: hides most]")
+    lambda_stab: float = setting(
+        0.1, "weight of Eq. (8) [ours: more preserves what leaked]"
+    )
+    encoder_lr: float = setting(1e-3, "Adam's rate at first [ours: .003 was too fast]")
+    encoder_batch: int = setting(
+        128, "pairs in a minibatch [ours: many small ones hide more]"
+    )
+    encoder_updates: int = setting(16, "minibatches in a cycle [ours: 32 were no better]")
+    pairs_every: int = setting(48, "one step in so many gives its pairs of views [ours]")
+    pairs_memory: int = setting(8192, "M, how many of the last pairs are kept [ours]")
 
     # Phase two: the policy
-    ppo_lr: float = setting(1e-3, "Adam's rate [ours]")
-    ppo_tail: float = setting(
-        0.3, "last share of training in which the rate falls to 0 [ours]"
-    )
-    ppo_epochs: int = setting(1, "passes over the steps of a cycle [ours]")
-    ppo_batch: int = setting(256, "steps in a minibatch [ours]")
-    gamma: float = setting(0.99, "discount [ours]")
-    gae_lambda: float = setting(0.95, "of generalised advantage estimation [ppo]")
+    ppo_lr: float = setting(1e-3, "Adam's rate at first [ours: small networks bear it]")
+    ppo_epochs: int = setting(1, "passes over a cycle's steps [ours: new steps are cheap]")
+    ppo_batch: int = setting(256, "steps in a minibatch [ppo]")
+    gamma: float = setting(0.99, "discount [ppo]")
+    gae_lambda: float = setting(0.95, "lambda of the advantage estimate [ppo]")
     clip: float = setting(0.2, "clip range of the ratio [ppo]")
-    entropy_coef: float = setting(0.1, "entropy bonus at first [ours]")
+    entropy_coef: float = setting(
+        0.3, "entropy bonus at first [ours: it has to look around]"
+    )
     value_coef: float = setting(0.5, "weight of the value loss [ppo]")
     max_grad_norm: float = setting(0.5, "gradients are clipped to this norm [ppo]")
     sitt_lambda1: float = setting(0.1, "weight of Eq. (10) in the reward [ours: swept]")
     sitt_lambda2: float = setting(0.1, "weight of Eq. (10) in the policy's loss [ours]")
 
     # Evaluation
-    eval_episodes: int = setting(1024, "episodes of each agent at the end [ours]")
+    eval_episodes: int = setting(
+        1024, "episodes of each agent at the end [ours: +-.01 at .9]"
+    )
     log_evals: int = setting(10, "evaluations, the last one included [ours]")
     log_episodes: int = setting(64, "episodes of each agent in the others [ours]")
-    episode_limit: int = setting(10_000, "steps after which evaluations give up [ours]")
+    episode_limit: int = setting(10_000, "steps after which an evaluation gives up [ours]")
 
     @property
     def folder(self) -> Path:
-        """Where this run is saved."""
+        """The run is saved here."""
         name = f"{self.env}_{self.method}_seed{self.seed}"
         return Path(self.out) / name.replace(":", "-").replace("/", "-")
 
 
-# --- The losses: Sections IV-B to IV-D, V-B -----------------------------------------------------
+def encoder_rate(config: Config, progress: float) -> float:
+    """Falls linearly to 5 %, as progress goes from 0 to 1 [ours: so that z settles]."""
+    return config.encoder_lr * (1 - 0.95 * progress)
+
+
+def ppo_rate(config: Config, progress: float) -> float:
+    """Falls to 0 in the last fifth [ours: a policy that wins learns from noise alone]."""
+    return config.ppo_lr * min(1.0, (1 - progress) / 0.2)
+
+
+def entropy_bonus(config: Config, progress: float) -> float:
+    """Falls to 0, fast at first [ours: first to look around, last to be sure]."""
+    return config.entropy_coef * (1 - progress) ** 3
+
+
+def align_weight(config: Config, progress: float) -> float:
+    """Weight of Eq. (7): 0 in the first fifth; then it grows, until it is whole at half time.
+
+    At first z_T may tell what only the teacher sees, and the policy learns what to do with
+    it. As that fades, all that is left to learn is to look [ours: with the whole weight
+    from the start, policies learned more slowly, and some never to look].
+    """
+    return config.lambda_align * min(max((progress - 0.2) / 0.3, 0.0), 1.0)
+
+
+# --- The losses: Sections IV-B to IV-D, V-B -----------------------------------------------
 
 
 def info_nce_loss(
@@ -151,10 +188,13 @@ def info_nce_loss(
         teacher to student:  - mean_i log( exp(s zT_i . zS_i) / sum_j exp(s zT_i . zS_j) )
         student to teacher:  - mean_i log( exp(s zT_i . zS_i) / sum_j exp(s zT_j . zS_i) )
 
-    The loss is the mean of the two; s is the inverse temperature. It is the InfoNCE of Eq. (2),
-        - log( exp(sim(z, z+) / tau) / (exp(sim(z, z+) / tau) + sum over z- of exp(sim(z, z-) / tau)) ),
-    where the similarity is the dot product of unit vectors and s = 1 / tau. The only positive z+
-    is the other view of the same step; every other step is a negative, a neighbour in time, too.
+    The loss is the mean of the two; s is the inverse temperature. Each is the InfoNCE of
+    Eq. (2), with the dot product of unit vectors as the similarity sim and s = 1 / tau:
+
+        - log( exp(sim(z, z+) / tau) / sum over z+ and all z- of exp(sim(z, .) / tau) )
+
+    The only positive z+ is the other view of the same step. All other steps are negatives,
+    neighbours in time, too.
     """
     similarity = inverse_temperature * z_teacher @ z_student.T  # (B, B)
     partner = torch.arange(len(similarity), device=similarity.device)  # (B,)
@@ -164,7 +204,7 @@ def info_nce_loss(
 
 
 def alignment_loss(z_teacher: Tensor, z_student: Tensor) -> Tensor:  # (B, D), (B, D) -> ()
-    """Eq. (7): mean_i (1 - zT_i . zS_i). Both views of a step should have the same embedding."""
+    """Eq. (7): mean_i (1 - zT_i . zS_i): both views should have the same embedding."""
     cosine = (z_teacher * z_student).sum(-1)  # (B,)
     return (1 - cosine).mean()  # Eq. (7)
 
@@ -177,8 +217,8 @@ def stability_loss(
 ) -> Tensor:  # (B, A) each -> ()
     """Eq. (8): mean (l - l_before)^2. The policy's raw logits should stay as they were.
 
-    The mean is over steps, actions and both views [ours]. "Before" is before the phase began;
-    these logits are constants.
+    The mean is over steps, actions and both views [ours]. "Before" is before the phase
+    began; these logits are constants.
     """
     change_teacher = F.mse_loss(logits_teacher, logits_teacher_before.detach())
     change_student = F.mse_loss(logits_student, logits_student_before.detach())
@@ -199,7 +239,7 @@ def imitation_kl(
     return kl_divergence(policy, imitator)  # Eq. (10)
 
 
-# --- Networks: teacher encoder, student encoder, policy, critic ---------------------------------
+# --- Networks: teacher encoder, student encoder, policy, critic ---------------------------
 
 
 class Encoder(nn.Module):
@@ -215,12 +255,12 @@ class Encoder(nn.Module):
         self.is_image = len(space.shape) == 3
         is_finite = np.isfinite(space.low) & np.isfinite(space.high)
         is_bounded = is_finite & (space.high > space.low)
-        self.is_bounded = torch.tensor(is_bounded)  # (...)
-        self.low = torch.tensor(np.where(is_bounded, space.low, -1)).double()  # (...)
-        self.high = torch.tensor(np.where(is_bounded, space.high, 1)).double()  # (...)
-        self.register_buffer("scale", torch.empty(space.shape))
-        self.register_buffer("shift", torch.empty(space.shape))
-        self.map_inputs(self.low, self.high)
+        # Without bounds, -1 and 1 leave an entry as it is.
+        low = np.where(is_bounded, space.low, -1)
+        high = np.where(is_bounded, space.high, 1)
+        self.register_buffer("is_bounded", torch.tensor(is_bounded))  # (...)
+        self.register_buffer("low", torch.tensor(low, dtype=torch.float32))  # (...)
+        self.register_buffer("high", torch.tensor(high, dtype=torch.float32))  # (...)
         if self.is_image:
             rows, columns, channels = space.shape
             n_patches = math.ceil(rows / 4) * math.ceil(columns / 4)
@@ -243,41 +283,38 @@ class Encoder(nn.Module):
             )
 
     def forward(self, obs: Tensor) -> Tensor:  # (B, ...) -> (B, D)
-        """Of unit norm, so the dot product of two embeddings is their cosine."""
+        """The norm is 1, so the dot product of two embeddings is their cosine."""
         return F.normalize(self.outputs(obs), dim=-1)
 
     def outputs(self, obs: Tensor) -> Tensor:  # (B, ...) -> (B, D)
-        """Inputs are mapped to about -1 .. 1 here, so that images can be kept as bytes."""
-        x = obs.float() * self.scale + self.shift
+        """Each entry is mapped from its range to -1 .. 1 here: images are kept as bytes."""
+        x = 2 * (obs.float() - self.low) / (self.high - self.low) - 1
         if self.is_image:
             x = x.permute(0, 3, 1, 2)  # (B, C, H, W)
             rows, columns = x.shape[2:]
             x = F.pad(x, (0, -columns % 4, 0, -rows % 4))  # so no pixel is left out
         return self.net(x)
 
-    def map_inputs(self, low: Tensor, high: Tensor) -> None:  # (...), (...)
-        """From now on map each entry from low .. high to -1 .. 1."""
-        self.scale.copy_(2 / (high - low))
-        self.shift.copy_(-1 - 2 * low / (high - low))
+    def fit_input_range(self, obs: Tensor) -> None:  # (B, ...) of the first rollout
+        """Correct the range of entries whose bounds are missing, or say little.
 
-    def fit_inputs(self, obs: Tensor) -> None:  # (B, ...) of the first rollout
-        """Map entries whose bounds are missing, or say little, from the range that was seen.
-
-        Bounds that are more than ten times as wide as what the first rollout shows would make
-        an input nearly constant [ours]. Of an image each channel is one entry.
+        Bounds more than ten times as wide as what the first rollout shows would make an
+        input nearly constant [ours]. Of an image each channel is one entry.
         """
-        seen = obs.double().flatten(0, 2) if self.is_image else obs.double()
-        seen_low = seen.amin(0).cpu()  # (...), or (C,) of an image
-        seen_high = seen.amax(0).cpu()
+        seen = obs.float()
+        if self.is_image:
+            seen = seen.flatten(0, 2)  # (B * H * W, C)
+        seen_low = seen.amin(0)  # (...), or (C,), which fits (H, W, C)
+        seen_high = seen.amax(0)
         varies = seen_high > seen_low
         is_too_wide = self.high - self.low > 10 * (seen_high - seen_low)
         takes_seen = varies & (is_too_wide | ~self.is_bounded)
-        stands_still = ~varies & ~self.is_bounded  # counts from where it stands
-        low = torch.where(takes_seen, seen_low, self.low)
-        high = torch.where(takes_seen, seen_high, self.high)
-        low = torch.where(stands_still, seen_low - 1, low)
-        high = torch.where(stands_still, seen_low + 1, high)
-        self.map_inputs(low, high)
+        self.low = torch.where(takes_seen, seen_low, self.low)
+        self.high = torch.where(takes_seen, seen_high, self.high)
+        # An entry without bounds that has not moved yet counts from where it stands.
+        has_no_range = ~varies & ~self.is_bounded
+        self.low = torch.where(has_no_range, seen_low - 1, self.low)
+        self.high = torch.where(has_no_range, seen_low + 1, self.high)
 
 
 class Critic(Encoder):
@@ -326,7 +363,7 @@ class Policy(nn.Module):
     def distribution(
         self, logits: Tensor
     ) -> Distribution:  # (..., A) -> over (...) or (..., A)
-        """Of discrete actions (...), or of continuous ones (..., A), each entry by itself."""
+        """A categorical one; of continuous actions, a Gaussian for each entry."""
         if self.log_std is None:
             return Categorical(logits=logits, validate_args=False)
         normal = Normal(logits, self.log_std.exp(), validate_args=False)
@@ -334,9 +371,9 @@ class Policy(nn.Module):
 
 
 class Networks(nn.Module):
-    """The four networks of every method, s of Eq. (6), and what some baselines need besides."""
+    """The four networks of every method, s of Eq. (6), and what two baselines need."""
 
-    def __init__(self, envs: gym.vector.VectorEnv, config: Config) -> None:
+    def __init__(self, envs: VectorEnv, config: Config) -> None:
         super().__init__()
         views = envs.single_observation_space
         sizes = (config.embedding_dim, config.width)
@@ -362,12 +399,21 @@ class Networks(nn.Module):
         policy = self.policy if self.student_policy is None else self.student_policy
         return policy.distribution(policy(self.student(obs)))
 
+    def fit_input_ranges(self, agent: str, obs: Tensor) -> None:  # (B, ...)
+        """Correct the input ranges of all networks that read this agent's view."""
+        networks = [self.student]
+        if agent == "teacher":
+            networks = [self.teacher, self.critic, self.proxy]
+        for network in networks:
+            if network is not None:
+                network.fit_input_range(obs)
+
     @torch.no_grad()
     def act(self, agent: str, obs: np.ndarray | Tensor) -> np.ndarray:  # (B, ...) or (...)
-        """The action to give to the environment for a batch of views, or for a single one.
+        """The action to give to the environment, for a batch of views or a single one.
 
-        Drawn from the policy, as in training. Raises BadInput for an unknown agent or a view of
-        another shape.
+        It is drawn from the policy, as in training. Raises BadInput for an unknown agent or
+        a view of another shape.
         """
         if agent not in AGENTS:
             raise BadInput(f"there is no agent {agent!r}, only teacher and student")
@@ -380,42 +426,39 @@ class Networks(nn.Module):
         return to_env_action(self.action_space, self.distribution(agent, obs).sample())
 
 
-# --- Eq. (3): environments with two views of one state ------------------------------------------
+# --- Eq. (3): environments with two views of one state ------------------------------------
 
 
-def make_envs(env: str, num_envs: int) -> gym.vector.VectorEnv:
+def make_envs(env: str, num_envs: int) -> VectorEnv:
     """N copies of a registered environment; observations are Dict(teacher, student).
 
-    `env` may end in arguments: "tunnelvision,rows=7,cols=15". The environment's native vector
-    form is used where it has one that leaves resets to us. None resets by itself, so what a step
-    returns is the true next observation. Raises BadInput.
+    `env` may end in arguments: "tunnelvision,rows=7,cols=15". The environment's native
+    vector form is used where it has one that leaves resets to us. None resets by itself, so
+    what a step returns is the true next observation. Raises BadInput.
     """
     name, *arguments = env.split(",")
     module, _, env_id = ENVS.get(name, name).rpartition(":")
-    disabled = gym.vector.AutoresetMode.DISABLED
     origin = ""
     try:
         if module:
-            origin = f" (of {import_user_module(module)})"
+            origin = f" (of {getattr(import_user_module(module), '__file__', module)})"
         kwargs = parse_arguments(arguments)
         spec = copy.deepcopy(find_spec(env_id))
-        spec.disable_env_checker = (
-            True  # what it says in many lines, `check_env` says in one
-        )
+        spec.disable_env_checker = True  # `check_env` says in one line what it says in many
         envs = None
         if spec.vector_entry_point:
             envs = gym.make_vec(spec, num_envs, **kwargs)
-            if envs.metadata.get("autoreset_mode") != disabled:
+            if envs.metadata.get("autoreset_mode") != AutoresetMode.DISABLED:
                 envs.close()
                 envs = None
         if envs is None:
-            mode = {"autoreset_mode": disabled}
+            mode = {"autoreset_mode": AutoresetMode.DISABLED}
             envs = gym.make_vec(spec, num_envs, "sync", vector_kwargs=mode, **kwargs)
     except (ImportError, AttributeError, TypeError, ValueError, gym.error.Error) as error:
         raise BadInput(f"cannot make environment {env!r}{origin}: {error}") from error
     try:
         check_spaces(env, envs)
-        if isinstance(envs.unwrapped, gym.vector.SyncVectorEnv):
+        if isinstance(envs.unwrapped, SyncVectorEnv):
             check_env(env, envs.unwrapped.envs[0])
     except BaseException:
         envs.close()
@@ -424,11 +467,11 @@ def make_envs(env: str, num_envs: int) -> gym.vector.VectorEnv:
 
 
 def import_user_module(name: str):
-    """Import a module of the user's -> its file. The script that runs is not imported again."""
-    main_file = getattr(sys.modules["__main__"], "__file__", None) or ""
-    if Path(main_file).stem == name:
-        return main_file
-    return getattr(importlib.import_module(name), "__file__", name)
+    """Import a module of the user's. The script that runs is not run again."""
+    script = sys.modules["__main__"]
+    if Path(getattr(script, "__file__", None) or "").stem == name:
+        return script
+    return importlib.import_module(name)
 
 
 def parse_arguments(arguments: list[str]) -> dict:
@@ -453,7 +496,7 @@ def find_spec(env_id: str) -> gym.envs.registration.EnvSpec:
     return gym.spec(gym.envs.registration.get_env_id(namespace, name, version))
 
 
-def check_spaces(env: str, envs: gym.vector.VectorEnv) -> None:
+def check_spaces(env: str, envs: VectorEnv) -> None:
     """Raises BadInput for views and actions that the networks cannot serve."""
     views = envs.single_observation_space
     for agent in AGENTS:
@@ -471,7 +514,7 @@ def check_spaces(env: str, envs: gym.vector.VectorEnv) -> None:
 
 
 def check_env(env: str, single: gym.Env) -> None:
-    """Reset and step one environment. Raises BadInput where it does not return what it should."""
+    """Reset and step one environment. Raises BadInput where it breaks Gymnasium's rules."""
     gymnasiums = (gym.wrappers.TimeLimit, gym.wrappers.OrderEnforcing)
     while isinstance(single, gymnasiums):  # these rely on what is checked here
         single = single.env
@@ -487,7 +530,7 @@ def check_env(env: str, single: gym.Env) -> None:
 
 
 def check_views(env: str, obs, space: gym.spaces.Dict) -> None:
-    """Raises BadInput unless `obs` is a dict whose views have the declared shapes and types."""
+    """Raises BadInput unless both views have the shapes and types that are declared."""
     if not isinstance(obs, dict) or not set(AGENTS) <= obs.keys():
         raise BadInput(f"{env!r}: an observation must be a dict of teacher and student")
     for agent in AGENTS:
@@ -501,7 +544,7 @@ def check_views(env: str, obs, space: gym.spaces.Dict) -> None:
             )
 
 
-def reset_envs(envs: gym.vector.VectorEnv, seed: int | None = None, ended=None) -> dict:
+def reset_envs(envs: VectorEnv, seed: int | None = None, ended=None) -> dict:
     """New episodes, everywhere or where `ended` (N,) is true -> the observation of all."""
     options = None if ended is None else {"reset_mask": ended}
     obs, _ = envs.reset(seed=seed, options=options)
@@ -509,8 +552,8 @@ def reset_envs(envs: gym.vector.VectorEnv, seed: int | None = None, ended=None) 
     return obs
 
 
-def step_envs(envs: gym.vector.VectorEnv, action: Tensor):
-    """One step -> obs, reward, terminated, truncated, success (nan: not reported), (N,) each."""
+def step_envs(envs: VectorEnv, action: Tensor):
+    """Step once -> obs, reward, terminated, truncated, success (nan: not reported)."""
     env_action = to_env_action(envs.single_action_space, action)
     obs, reward, terminated, truncated, info = envs.step(env_action)
     reward = np.asarray(reward, np.float32)
@@ -528,18 +571,18 @@ def step_envs(envs: gym.vector.VectorEnv, action: Tensor):
 
 
 def check_finite(values: dict[str, np.ndarray]) -> None:
-    """Raises BadInput that names the view, or the reward, in which there is nan or infinity."""
+    """Raises BadInput that names a view or reward with nan or infinity in it."""
     for name, array in values.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             whose = f"{name}'s view" if name in AGENTS else f"the {name}"
             raise BadInput(f"{whose} is not finite")
 
 
-def draw_student(envs: gym.vector.VectorEnv, draws: bool) -> None:
+def set_draw_student(envs: VectorEnv, draws: bool) -> None:
     """Say whether anybody looks at the student's view that the next step or reset returns.
 
-    An environment with an attribute `draw_student` may return any view while that is False: to
-    draw a picture is what costs. Others draw it always.
+    An environment with an attribute `draw_student` may return any view while that is False:
+    to draw a picture is what costs. Others draw it always.
     """
     base = envs.unwrapped
     singles = [env.unwrapped for env in getattr(base, "envs", [])]
@@ -549,7 +592,7 @@ def draw_student(envs: gym.vector.VectorEnv, draws: bool) -> None:
 
 
 def to_tensor(obs: np.ndarray, device: torch.device) -> Tensor:  # (N, ...) -> (N, ...)
-    """A copy. Bytes stay bytes, all else becomes float32."""
+    """Make a copy, in which bytes stay bytes and all else becomes float32."""
     dtype = np.uint8 if obs.dtype == np.uint8 else np.float32
     return torch.from_numpy(np.array(obs, dtype, order="C")).to(device)
 
@@ -557,9 +600,10 @@ def to_tensor(obs: np.ndarray, device: torch.device) -> Tensor:  # (N, ...) -> (
 def to_env_action(
     space: gym.Space, action: Tensor
 ) -> np.ndarray:  # (N,) or (N, A) -> (N, ...)
-    """Discrete actions count from the space's start; a Gaussian's -1 .. 1 spans the Box [ours].
+    """Discrete actions count from the space's start; -1 .. 1 spans a Box [ours].
 
-    What lies outside the Box is clipped here and nowhere else: the policy learns from what it drew.
+    What lies outside the Box is clipped here and nowhere else: the policy learns from what
+    it drew.
     """
     drawn = action.cpu().numpy()
     if isinstance(space, Discrete):
@@ -570,7 +614,7 @@ def to_env_action(
     return scaled.clip(space.low, space.high).astype(space.dtype)
 
 
-# --- What the teacher collects: steps for PPO, pairs for the encoders ---------------------------
+# --- What the teacher collects: steps for PPO, pairs for the encoders ---------------------
 
 
 class Rollout(NamedTuple):
@@ -596,11 +640,12 @@ class Pairs(NamedTuple):
 
 @torch.no_grad()
 def collect(
-    envs: gym.vector.VectorEnv, obs: dict, nets: Networks, looks: np.ndarray
+    envs: VectorEnv, obs: dict, nets: Networks, looks: np.ndarray
 ) -> tuple[Rollout, Pairs | None, dict]:  # looks: (T + 1,)
-    """The teacher acts for T steps (Section IV) -> rollout, pairs, the observation after it.
+    """The teacher acts for T steps (Section IV) -> rollout, pairs, the next observation.
 
-    `looks` says of each step, and of the one after the last, whether its pair of views is kept.
+    `looks` says of each step whether its pairs are kept. One more entry is for the step
+    after the last, whose view is drawn here already.
     """
     device = nets.log_inverse_temperature.device
     steps = []
@@ -612,7 +657,7 @@ def collect(
         action = policy.sample()
         if looks[t]:
             pairs.append(Pairs(obs_teacher, to_tensor(obs["student"], device), action))
-        draw_student(envs, bool(looks[t + 1]))
+        set_draw_student(envs, bool(looks[t + 1]))
         obs, reward, terminated, truncated, _ = step_envs(envs, action)
         done = terminated | truncated
         step = Rollout(
@@ -633,13 +678,15 @@ def collect(
     return rollout, kept, obs
 
 
-def plan_looks(n_cycles: int, first_cycle: int, config: Config) -> np.ndarray:
-    """Of which steps the pairs are kept: one in each `pairs_every`, from one cycle on.
+def plan_looks(
+    n_cycles: int, first_cycle: int, config: Config
+) -> np.ndarray:  # -> (all steps + 1,)
+    """Draw the steps whose pairs are kept: one in each `pairs_every`, from a cycle on.
 
-    It is at a random place [ours: a fixed one could meet the same moment of every episode]. The
-    last step of the first cycle is added, so that phase one can begin. -> (all steps + 1,)
+    It is at a random place [ours: a fixed one could meet the same moment of every episode].
+    The last step of that first cycle is added, so that phase one can begin.
     """
-    rng = np.random.default_rng(config.seed)
+    rng = np.random.default_rng([config.seed, 1])
     n_steps = n_cycles * config.rollout_steps
     first_step = first_cycle * config.rollout_steps
     looks = np.zeros(n_steps + 1, bool)
@@ -650,55 +697,54 @@ def plan_looks(n_cycles: int, first_cycle: int, config: Config) -> np.ndarray:
     return looks
 
 
-def remember(memory: Pairs | None, new: Pairs | None, size: int) -> Pairs | None:
+def remember(memory: Pairs | None, new: Pairs, size: int) -> Pairs:
     """The last `size` pairs of the memory and the new ones, in the order of time."""
-    if memory is None or new is None:
-        return new or memory
-    joined = [torch.cat([old, fresh])[-size:] for old, fresh in zip(memory, new)]
-    return Pairs(*joined)
+    if memory is None:
+        return Pairs(*(x[-size:] for x in new))
+    return Pairs(*(torch.cat([old, x])[-size:] for old, x in zip(memory, new)))
 
 
-# --- Section IV, phase one: the shared embedding ------------------------------------------------
+# --- Section IV, phase one: the shared embedding ------------------------------------------
 
 
 def train_embedding(
-    nets: Networks, optimizer: Adam, pairs: Pairs, config: Config
+    nets: Networks, optimizer: Adam, pairs: Pairs, config: Config, progress: float
 ) -> Losses:
-    """Phase one: both encoders learn the shared embedding by Eq. (9), on the teacher's pairs.
+    """Phase one: both encoders learn the shared embedding by Eq. (9) -> mean losses.
 
-    "bits" is how much an embedding tells of which step its partner belongs to: log2 of the
-    minibatch's size less Eq. (6) in bits. 0 is nothing; log2(encoder_batch) is all there is.
+    "bits" is how much an embedding tells of which step its partner belongs to: the log2 of
+    the minibatch's size, less Eq. (6) in bits. 0 is nothing.
     """
-    # Section IV-D: Eq. (8) runs through the policy but may only move the encoders. So it gets a
-    # copy of the policy that takes no gradient.
+    # Section IV-D: Eq. (8) runs through the policy but may only move the encoders. So it
+    # gets a copy of the policy that takes no gradient.
     policy = copy.deepcopy(nets.policy).requires_grad_(False)
-    minibatches = draw_minibatches(
-        len(pairs.action), config.encoder_batch, config.encoder_updates
-    )
-    with torch.no_grad():  # before the first step of this phase
-        logits_teacher_before = [
-            policy(nets.teacher(pairs.obs_teacher[i])) for i in minibatches
-        ]
-        logits_student_before = [
-            policy(nets.student(pairs.obs_student[i])) for i in minibatches
-        ]
+    lambda_align = align_weight(config, progress)
+    minibatches = draw_pairs(pairs, config.encoder_batch, config.encoder_updates)
+    logits_before = []  # of teacher and student, before the first step of this phase
+    with torch.no_grad():
+        for batch in minibatches:
+            logits_teacher = policy(nets.teacher(batch.obs_teacher))
+            logits_student = policy(nets.student(batch.obs_student))
+            logits_before.append((logits_teacher, logits_student))
     logs = []
-    for k, i in enumerate(minibatches):  # i (B,)
-        z_teacher = nets.teacher(pairs.obs_teacher[i])  # (B, D)
-        z_student = nets.student(pairs.obs_student[i])  # (B, D)
+    for batch, (logits_teacher_before, logits_student_before) in zip(
+        minibatches, logits_before
+    ):
+        z_teacher = nets.teacher(batch.obs_teacher)  # (B, D)
+        z_student = nets.student(batch.obs_student)  # (B, D)
         nce = info_nce_loss(z_teacher, z_student, nets.log_inverse_temperature.exp())
         align = alignment_loss(z_teacher, z_student)
         stab = stability_loss(
             policy(z_teacher),
             policy(z_student),
-            logits_teacher_before[k],
-            logits_student_before[k],
+            logits_teacher_before,
+            logits_student_before,
         )
-        loss = embedding_loss(nce, align, stab, config.lambda_align, config.lambda_stab)
+        loss = embedding_loss(nce, align, stab, lambda_align, config.lambda_stab)
         take_step(optimizer, loss)
-        with torch.no_grad():  # at most 100 [ours: it ran to 230]
+        with torch.no_grad():  # at most 100 [ours: without a limit it kept growing]
             nets.log_inverse_temperature.clamp_(max=math.log(100))
-        bits = (math.log(len(i)) - nce) / math.log(2)
+        bits = (math.log(len(z_teacher)) - nce) / math.log(2)
         logs.append({"info_nce": nce, "align": align, "stab": stab, "bits": bits})
     losses = mean_of(logs)
     losses["inverse_temperature"] = nets.log_inverse_temperature.exp().item()
@@ -706,11 +752,21 @@ def train_embedding(
 
 
 def draw_minibatches(n: int, size: int, count: int) -> list[Tensor]:  # -> count of (B,)
-    """Indices of `count` minibatches out of n; each pass over the n is shuffled anew."""
+    """Draw `count` minibatches of indices below n; each pass is shuffled anew."""
     minibatches = []
     while len(minibatches) < count:
         minibatches += torch.randperm(n).split(size)
     return minibatches[:count]
+
+
+def draw_pairs(pairs: Pairs, size: int, count: int) -> list[Pairs]:  # -> count of (B, ...)
+    """Draw minibatches of pairs; see `draw_minibatches`."""
+    minibatches = []
+    for i in draw_minibatches(len(pairs.action), size, count):
+        chosen = i.to(pairs.action.device)
+        # Of images this is much faster than x[chosen].
+        minibatches.append(Pairs(*(x.index_select(0, chosen) for x in pairs)))
+    return minibatches
 
 
 def take_step(optimizer: Adam, loss: Tensor, max_grad_norm: float = math.inf) -> None:
@@ -729,7 +785,7 @@ def mean_of(logs: list[dict[str, Tensor]]) -> Losses:
     return means
 
 
-# --- Section IV, phase two: PPO on the embedding ------------------------------------------------
+# --- Section IV, phase two: PPO on the embedding ------------------------------------------
 
 
 def gae(
@@ -741,13 +797,13 @@ def gae(
     gamma: float,
     lam: float,
 ) -> Tensor:  # (T, N) each -> (T, N)
-    """Generalised advantage estimation (Schulman et al., 2016, arXiv 1506.02438, equation 16).
+    """Generalised advantage estimation (arXiv 1506.02438, equation 16).
 
         A_t = delta_t + gamma lam A_t+1,   delta_t = r_t + gamma V(s_t+1) - V(s_t)
 
-    `next_values` are of the true next observation. After a termination V(s_t+1) counts as zero;
-    a truncated episode would have gone on, so there it counts. Either end (`done`) keeps A_t+1,
-    which belongs to the next episode, out.
+    `next_values` are of the true next observation. After a termination V(s_t+1) counts as
+    zero; a truncated episode would have gone on, so there it counts. Either end (`done`)
+    keeps A_t+1, which belongs to the next episode, out.
     """
     goes_on = 1 - terminated.float()
     same_episode = 1 - done.float()
@@ -774,7 +830,7 @@ def ppo_losses(
         ratio = pi(a | z) / pi_before(a | z)
         policy loss = - mean min( ratio A, clip(ratio, 1 - clip, 1 + clip) A )
 
-    Besides, for the log: an estimate of KL(pi_before || pi) and the share of clipped ratios.
+    For the log: an estimate of KL(pi_before || pi), and the share of clipped ratios.
     """
     log_ratio = policy.log_prob(action) - log_prob_before
     ratio = log_ratio.exp()
@@ -794,45 +850,42 @@ def ppo_losses(
 def train_policy(
     nets: Networks, optimizer: Adam, rollout: Rollout, config: Config, progress: float
 ) -> Losses:
-    """Phase two: PPO on the steps that the teacher has collected -> the mean of each loss.
-
-    `progress` is the share of PPO's training that is over: its rate and bonus fall with it.
-    """
+    """Phase two: PPO on the steps that the teacher has collected -> mean losses."""
     method = find_method(config.method)
-    remaining = 1 - progress
-    set_rate(optimizer, config.ppo_lr * min(1.0, remaining / config.ppo_tail))
-    entropy_coef = config.entropy_coef * remaining**2
-
-    # From here on the steps lie in one row, (T*N, ...).
+    # Where time does not matter, the steps lie in one row, (T*N, ...).
     obs_teacher = rollout.obs_teacher.flatten(0, 1)
     z_teacher = rollout.z_teacher.flatten(0, 1)
     action = rollout.action.flatten(0, 1)
     log_prob_before = rollout.log_prob.flatten()
-    reward = rollout.reward
+    reward = rollout.reward  # (T, N)
     with torch.no_grad():
         if method.has_proxy:  # SITT penalises states in which the student cannot follow
-            policy_before = copy.deepcopy(nets.policy)
+            policy_before = copy.deepcopy(nets.policy)  # with its standard deviation
             logits_proxy = nets.policy(nets.proxy(obs_teacher))  # (T*N, A), constants
+            teacher = policy_before.distribution(nets.policy(z_teacher))
             proxy = policy_before.distribution(logits_proxy)
-            penalty = imitation_kl(
-                policy_before.distribution(nets.policy(z_teacher)), proxy
-            )
-            reward = reward - config.sitt_lambda1 * penalty.view_as(reward)  # Eq. (10)
-        values = nets.critic(obs_teacher).view_as(reward)  # (T, N)
+            penalty = imitation_kl(teacher, proxy).view_as(reward)
+            reward = reward - config.sitt_lambda1 * penalty  # Eq. (10), in the reward
+        values = nets.critic(obs_teacher).view_as(reward)
         next_values = nets.critic(rollout.obs_next.flatten(0, 1)).view_as(reward)
-        ends = {"terminated": rollout.terminated, "done": rollout.done}
         advantages = gae(
-            reward, values, next_values, **ends, gamma=config.gamma, lam=config.gae_lambda
+            reward,
+            values,
+            next_values,
+            rollout.terminated,
+            rollout.done,
+            config.gamma,
+            config.gae_lambda,
         )
         advantage = advantages.flatten()
-        return_ = advantage + values.flatten()
-        unexplained = advantage.var() / (return_.var() + 1e-8)
+        returns = advantage + values.flatten()
+        unexplained = advantage.var() / (returns.var() + 1e-8)
 
     n_updates = config.ppo_epochs * math.ceil(len(action) / config.ppo_batch)
     logs = []
     for i in draw_minibatches(len(action), config.ppo_batch, n_updates):  # i (B,)
         # Section IV: "policy gradients ... are not passed through the embedding networks".
-        # A stored z carries no graph, and no encoder has moved since, so the ratio starts at 1.
+        # A stored z carries no graph. No encoder has moved since: the ratio starts at 1.
         z = z_teacher[i]  # (B, D)
         if method.policy_gradient_reaches_encoder:
             z = nets.teacher(obs_teacher[i])
@@ -844,17 +897,16 @@ def train_policy(
             action[i],
             log_prob_before[i],
             advantage[i],
-            return_[i],
+            returns[i],
             config.clip,
         )
         loss = log["policy_loss"] + config.value_coef * log["value_loss"]
-        loss = loss - entropy_coef * log["entropy"]
+        loss = loss - entropy_bonus(config, progress) * log["entropy"]
         if method.has_proxy:
             proxy = policy_before.distribution(logits_proxy[i])
             log["penalty"] = imitation_kl(policy, proxy).mean()
-            loss = (
-                loss + config.sitt_lambda2 * log["penalty"]
-            )  # Eq. (10), in the policy's loss
+            # Eq. (10), in the policy's loss
+            loss = loss + config.sitt_lambda2 * log["penalty"]
         take_step(optimizer, loss, config.max_grad_norm)
         logs.append(log)
     losses = mean_of(logs)
@@ -862,29 +914,29 @@ def train_policy(
     return losses
 
 
-# --- Section V-B: the baselines, and all rows of Table I ----------------------------------------
+# --- Section V-B: the baselines, and all rows of Table I ----------------------------------
 
 
 def train_bc_student(
-    nets: Networks, optimizer: Adam, pairs: Pairs, config: Config
+    nets: Networks, optimizer: Adam, pairs: Pairs, config: Config, progress: float
 ) -> Losses:
-    """Behaviour cloning: maximise the likelihood of the teacher's actions [ours: the likelihood].
+    """Behaviour cloning: maximise the likelihood [ours] of the teacher's actions.
 
-    The teacher is trained by now and stays as it is. The student gets as many updates in all as
-    in the other methods, in a shorter time.
+    The teacher is trained by now and stays as it is. The student is trained in the last
+    quarter of the cycles only, with four times the updates in each.
     """
     updates = round(config.encoder_updates / find_method(config.method).student_share)
     logs = []
-    for i in draw_minibatches(len(pairs.action), config.encoder_batch, updates):
-        policy = nets.distribution("student", pairs.obs_student[i])
-        imitation = -policy.log_prob(pairs.action[i]).mean()
+    for batch in draw_pairs(pairs, config.encoder_batch, updates):
+        policy = nets.distribution("student", batch.obs_student)
+        imitation = -policy.log_prob(batch.action).mean()
         take_step(optimizer, imitation)
         logs.append({"imitation": imitation})
     return mean_of(logs)
 
 
 def train_sitt_student(
-    nets: Networks, optimizer: Adam, pairs: Pairs, config: Config
+    nets: Networks, optimizer: Adam, pairs: Pairs, config: Config, progress: float
 ) -> Losses:
     """SITT's imitation phase: the student imitates the teacher, and a proxy the student.
 
@@ -893,12 +945,10 @@ def train_sitt_student(
     """
     policy = copy.deepcopy(nets.policy).requires_grad_(False)
     logs = []
-    for i in draw_minibatches(
-        len(pairs.action), config.encoder_batch, config.encoder_updates
-    ):
-        z_teacher = nets.teacher(pairs.obs_teacher[i]).detach()  # (B, D): a constant aim
-        z_student = nets.student(pairs.obs_student[i])  # (B, D)
-        z_proxy = nets.proxy(pairs.obs_teacher[i])  # (B, D)
+    for batch in draw_pairs(pairs, config.encoder_batch, config.encoder_updates):
+        z_teacher = nets.teacher(batch.obs_teacher).detach()  # (B, D): a constant aim
+        z_student = nets.student(batch.obs_student)  # (B, D)
+        z_proxy = nets.proxy(batch.obs_teacher)  # (B, D)
         logits_student = policy(z_student)  # (B, A)
         student_loss = F.l1_loss(z_student, z_teacher)
         student_loss = student_loss + F.l1_loss(logits_student, policy(z_teacher))
@@ -910,9 +960,9 @@ def train_sitt_student(
 
 
 class Method(NamedTuple):
-    """All in which a row of Table I differs from the others."""
+    """A row of Table I: all in which it differs from the others."""
 
-    train_student: Callable  # (nets, optimizer, pairs, config) -> losses, in each cycle
+    train_on_pairs: Callable  # (nets, optimizer, pairs, config, progress) -> losses
     settings: dict = {}  # of Config, which the method fixes
     unread: tuple = ()  # settings that it does not read
     policy_gradient_reaches_encoder: bool = False  # the paper's point is that it does not
@@ -976,20 +1026,20 @@ def find_method(name: str) -> Method:
             f"unknown method {name!r}; there are {known}, and module:name of your own"
         )
     try:
-        method = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+        method = getattr(import_user_module(module), attribute)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise BadInput(f"cannot find method {name!r}: {error}") from error
-    if not hasattr(method, "train_student"):
+    if not isinstance(method, Method):
         raise BadInput(f"method {name!r} is no tsalign.Method")
     return method
 
 
-# --- Evaluation ---------------------------------------------------------------------------------
+# --- Evaluation ---------------------------------------------------------------------------
 
 
 @torch.no_grad()
 def play_episodes(
-    envs: gym.vector.VectorEnv,
+    envs: VectorEnv,
     nets: Networks,
     agent: str,
     episodes_each: int,
@@ -998,8 +1048,8 @@ def play_episodes(
 ) -> tuple[np.ndarray, np.ndarray]:  # -> (E,), (E,)
     """Undiscounted return and success (nan: not reported) of one agent's E episodes.
 
-    Each environment gives equally many: the first to end are the short ones. Actions are drawn
-    [ours: the likeliest can loop for ever without memory].
+    Each environment gives equally many: the first to end are the short ones. Actions are
+    drawn [ours: the likeliest can loop for ever without memory].
     """
     device = nets.log_inverse_temperature.device
     n_finished = np.zeros(envs.num_envs, int)
@@ -1007,7 +1057,7 @@ def play_episodes(
     episode_steps = np.zeros(envs.num_envs, int)
     returns = []
     successes = []
-    draw_student(envs, agent == "student")
+    set_draw_student(envs, agent == "student")
     obs = reset_envs(envs, seed=seed)
     while n_finished.min() < episodes_each:
         action = nets.distribution(agent, to_tensor(obs[agent], device)).sample()
@@ -1031,16 +1081,16 @@ def play_episodes(
 
 
 def evaluate(
-    envs: gym.vector.VectorEnv,
+    envs: VectorEnv,
     nets: Networks,
     episodes: int,
     seed: int,
     step_limit: int = 10_000,
 ) -> dict[str, float]:
-    """Success rate and mean return of both agents, from the same seeds, and teacher - student.
+    """Success rate and mean return of both agents, from the same seeds, and their gap.
 
-    The episodes are rounded up to a multiple of N. There is no success where the environment
-    reports no `is_success`; the gap is then one of returns.
+    The episodes are rounded up to a multiple of N. There is no success where the
+    environment reports no `is_success`; the gap is then one of returns.
     """
     episodes_each = math.ceil(episodes / envs.num_envs)
     score = {}
@@ -1063,30 +1113,25 @@ def kind_of_score(score: dict) -> str:
     return "success" if has_success else "return"
 
 
-# --- The one training loop ----------------------------------------------------------------------
+# --- The one training loop ----------------------------------------------------------------
 
 
 def train(config: Config) -> dict:
-    """Train one method on one environment with one seed; the result is also in `result.json`.
+    """Train one method on one environment with one seed -> what `result.json` holds.
 
     Sets torch's seed and number of threads. Raises BadInput before anything is trained or
     saved, and RunStopped where a run cannot go on.
     """
     start = time.perf_counter()
-    config = complete(config)
+    config = checked(config)
     device = pick_device(config.device)
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     n_eval_envs = min(config.num_envs, config.log_episodes)
-    with contextlib.ExitStack() as at_the_end:  # close the environments, also on errors
-        envs = at_the_end.enter_context(
-            contextlib.closing(make_envs(config.env, config.num_envs))
-        )
-        eval_envs = at_the_end.enter_context(
-            contextlib.closing(make_envs(config.env, n_eval_envs))
-        )
-        nets = Networks(envs, config).to(device)
-        rows = training_loop(envs, eval_envs, nets, config)
+    with closing(make_envs(config.env, config.num_envs)) as envs:
+        with closing(make_envs(config.env, n_eval_envs)) as eval_envs:
+            nets = Networks(envs, config).to(device)
+            rows = training_loop(envs, eval_envs, nets, config)
     result = {
         "env": config.env,
         "method": config.method,
@@ -1097,90 +1142,99 @@ def train(config: Config) -> dict:
         "device": str(device),
         "torch": torch.__version__,
     }
-    save_curve(config, rows)
-    write_at_once(config.folder / "result.json", json.dumps(result, indent=2) + "\n")
+    with saving(config):
+        save_curve(config, rows)
+        write_at_once(config.folder / "result.json", json.dumps(result, indent=2) + "\n")
     return result
 
 
-def training_loop(envs, eval_envs, nets: Networks, config: Config) -> list[dict]:
+def training_loop(
+    envs: VectorEnv, eval_envs: VectorEnv, nets: Networks, config: Config
+) -> list[dict]:
     """A cycle: collect, train the policy on stored z, train the encoders -> the log's rows.
 
     The paper names the encoders first. In an alternation only the first and the last half
     cycle differ; in this order the stored z are of today's encoders.
     """
     method = find_method(config.method)
-    policy_optimizer, student_optimizer = make_optimizers(nets, config)
+    policy_optimizer, pairs_optimizer = make_optimizers(nets, config)
     n_cycles = math.ceil(config.total_steps / (config.num_envs * config.rollout_steps))
-    # All methods but bc train both in every cycle: PPO in the first n_policy, the student from
-    # first_student on.
-    n_policy = n_cycles
-    first_student = 0
+    # PPO trains in the first n_ppo cycles; from first_pairs on, what learns from pairs. In
+    # all methods but bc that is both of them in every cycle.
+    n_ppo = n_cycles
+    first_pairs = 0
     if method.student_share < 1:
-        first_student = n_cycles - math.ceil(n_cycles * method.student_share)
-        n_policy = first_student
-    looks = plan_looks(n_cycles, first_student, config)
-    eval_after = {
-        math.ceil(n_cycles * (k + 1) / config.log_evals) for k in range(config.log_evals)
-    }
+        first_pairs = n_cycles - math.ceil(n_cycles * method.student_share)
+        n_ppo = first_pairs
+    looks = plan_looks(n_cycles, first_pairs, config)
     rng = np.random.default_rng(config.seed)
     seeds = rng.integers(2**30, size=n_cycles + 1).tolist()  # some engines take a C int
 
+    set_draw_student(envs, bool(looks[0]))
+    obs = reset_envs(envs, seed=seeds[0])  # the other seeds are for the evaluations
+    open_folder(config)
+    print_settings(config, nets.log_inverse_temperature.device)
     memory = None
     losses = {}
     rows = []
     student_views = 0
-    start = time.perf_counter()
-    draw_student(envs, bool(looks[0]))
-    obs = reset_envs(envs, seed=seeds[0])  # the other seeds are for the evaluations
-    open_folder(config)
-    print_settings(config, nets.log_inverse_temperature.device)
+    train_seconds = 0.0  # without the evaluations
     for cycle in range(n_cycles):
-        n_steps = cycle * config.rollout_steps
-        env_steps = (cycle + 1) * config.num_envs * config.rollout_steps
+        start = time.perf_counter()
+        first_step = cycle * config.rollout_steps
+        env_steps = (first_step + config.rollout_steps) * config.num_envs
         try:
-            now_looks = looks[n_steps : n_steps + config.rollout_steps + 1]
-            rollout, pairs, obs = collect(envs, obs, nets, now_looks)
+            cycle_looks = looks[first_step : first_step + config.rollout_steps + 1]
+            rollout, pairs, obs = collect(envs, obs, nets, cycle_looks)
             if cycle == 0:
-                nets.teacher.fit_inputs(rollout.obs_teacher.flatten(0, 1))
-            if memory is None and pairs is not None:
-                nets.student.fit_inputs(pairs.obs_student)
-            memory = remember(memory, pairs, config.pairs_memory)
-            student_views += 0 if pairs is None else len(pairs.action)
-            if cycle < n_policy:
-                losses |= train_policy(
-                    nets, policy_optimizer, rollout, config, cycle / n_policy
+                nets.fit_input_ranges("teacher", rollout.obs_teacher.flatten(0, 1))
+            if pairs is not None:
+                if memory is None:
+                    nets.fit_input_ranges("student", pairs.obs_student)
+                memory = remember(memory, pairs, config.pairs_memory)
+                student_views += len(pairs.action)
+            if cycle < n_ppo:
+                progress = cycle / n_ppo
+                set_rate(policy_optimizer, ppo_rate(config, progress))
+                losses |= train_policy(nets, policy_optimizer, rollout, config, progress)
+            if cycle >= first_pairs:
+                progress = (cycle - first_pairs) / (n_cycles - first_pairs)
+                set_rate(pairs_optimizer, encoder_rate(config, progress))
+                losses |= method.train_on_pairs(
+                    nets, pairs_optimizer, memory, config, progress
                 )
-            if cycle >= first_student and memory is not None:
-                progress = (cycle - first_student) / (n_cycles - first_student)
-                set_rate(student_optimizer, config.encoder_lr * (1 - 0.95 * progress))
-                losses |= method.train_student(nets, student_optimizer, memory, config)
             if not all(math.isfinite(loss) for loss in losses.values()):
                 raise RunStopped(f"a loss is not finite: {losses}")
-            if cycle + 1 in eval_after:
+            train_seconds += time.perf_counter() - start
+            if is_evaluated(cycle, n_cycles, config):
                 is_last = cycle + 1 == n_cycles
                 episodes = config.eval_episodes if is_last else config.log_episodes
                 seed = seeds[cycle + 1]
                 score = evaluate(eval_envs, nets, episodes, seed, config.episode_limit)
-                rows.append(
-                    {
-                        "env_steps": env_steps,
-                        "student_views": student_views,
-                        **score,
-                        **losses,
-                    }
-                )
-                print_row(rows, time.perf_counter() - start, (cycle + 1) / n_cycles)
-                save_log(config, rows)
-                save_checkpoint(config, nets)
+                spent = {
+                    "env_steps": env_steps,
+                    "student_views": student_views,
+                    "train_seconds": train_seconds,
+                }
+                rows.append(spent | score | losses)
+                print_row(rows, seconds_left=train_seconds * (n_cycles / (cycle + 1) - 1))
+                with saving(config):
+                    save_log(config, rows)
+                    save_checkpoint(config, nets)
         except (BadInput, RunStopped) as error:
-            raise RunStopped(
-                f"{error}; stopped after {env_steps} environment steps"
-            ) from error
+            message = f"{error}; stopped after {env_steps} environment steps"
+            raise RunStopped(message) from error
     return rows
 
 
+def is_evaluated(cycle: int, n_cycles: int, config: Config) -> bool:
+    """Whether an evaluation follows: `log_evals` do, evenly, one after the last cycle."""
+    done = config.log_evals * (cycle + 1) // n_cycles  # evaluations that are due by now
+    return done > config.log_evals * cycle // n_cycles
+
+
 def pick_device(name: str) -> torch.device:
-    """The first of cuda, mps and cpu for "auto". Raises BadInput for what torch does not have."""
+    """The named one, or the first of cuda, mps and cpu. Raises BadInput if it is missing."""
     if name == "auto" and torch.cuda.is_available():
         name = "cuda"
     elif name == "auto" and torch.backends.mps.is_available():
@@ -1191,43 +1245,44 @@ def pick_device(name: str) -> torch.device:
         torch.zeros(1, device=name).cpu()  # fails also on a device that holds no data
         return torch.device(name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        first_line = str(error).splitlines()[0][:120]
-        raise BadInput(f"device {name!r} is not available: {first_line}") from error
+        raise BadInput(f"device {name!r} is not available: {first_line(error)}") from error
 
 
 def make_optimizers(nets: Networks, config: Config) -> tuple[Adam, Adam]:
-    """PPO's: policy and critic, in some methods E_T too. Phase one's: all but policy and critic."""
+    """One for PPO, with policy and critic, in some methods E_T; one with all the others."""
     for_policy = []
-    for_student = []
+    for_pairs = []
     for name, parameter in nets.named_parameters():
         network = name.partition(".")[0]
         if network in ("policy", "critic"):
             for_policy.append(parameter)
         else:
-            for_student.append(parameter)
+            for_pairs.append(parameter)
     if find_method(config.method).policy_gradient_reaches_encoder:
         for_policy += nets.teacher.parameters()
-    is_fused = for_policy[0].device.type in (
-        "cpu",
-        "cuda",
-    )  # elsewhere torch may not have it
-    return (
-        Adam(for_policy, config.ppo_lr, betas=(0.9, 0.99), fused=is_fused),
-        Adam(for_student, config.encoder_lr, fused=is_fused),
-    )
+    is_fused = for_policy[0].device.type in ("cpu", "cuda")  # not all others have it
+    # PPO's Adam forgets old gradients sooner than usual, .99 for .999 [ours: once a policy
+    # wins its gradients are tiny; a rare large one then made a step thirty times too long].
+    policy_optimizer = Adam(for_policy, config.ppo_lr, betas=(0.9, 0.99), fused=is_fused)
+    return policy_optimizer, Adam(for_pairs, config.encoder_lr, fused=is_fused)
+
+
+def first_line(error: Exception) -> str:
+    """Cut short what an exception says; torch's can be pages long."""
+    return (str(error) or type(error).__name__).splitlines()[0][:120]
 
 
 def set_rate(optimizer: Adam, rate: float) -> None:
-    """The optimizer's learning rate from now on."""
+    """Set the optimizer's learning rate from now on."""
     for group in optimizer.param_groups:
         group["lr"] = rate
 
 
-# --- Run folders --------------------------------------------------------------------------------
+# --- Run folders --------------------------------------------------------------------------
 
 
 def open_folder(config: Config) -> None:
-    """Make the run's folder, with `config.json`. Raises BadInput where it cannot be written."""
+    """Make the run's folder and `config.json`. Raises BadInput where that cannot be."""
     result = config.folder / "result.json"
     if result.exists() and not config.overwrite:
         raise BadInput(
@@ -1243,6 +1298,17 @@ def open_folder(config: Config) -> None:
         raise BadInput(f"cannot write to {config.folder}: {error.strerror}") from error
 
 
+@contextmanager
+def saving(config: Config):
+    """Raises RunStopped where something cannot be written, to a full disk for instance."""
+    try:
+        yield
+    except Exception as error:  # torch's and matplotlib's writers have others than OSError
+        for unfinished in config.folder.glob("*.tmp"):
+            unfinished.unlink()
+        raise RunStopped(f"cannot save in {config.folder}: {first_line(error)}") from error
+
+
 def write_at_once(path: Path, content: str) -> None:
     """Write a file so that it is either whole or not there."""
     unfinished = path.with_suffix(".tmp")
@@ -1251,46 +1317,34 @@ def write_at_once(path: Path, content: str) -> None:
 
 
 def print_settings(config: Config, device: torch.device) -> None:
-    """What runs, and the settings in which it differs from Config's own."""
-    print(f"{config.env} {config.method} seed {config.seed} on {device}", flush=True)
+    """Print what runs, and the settings in which it differs from Config's own."""
+    print(f"{config.env} {config.method} seed {config.seed} on {device}")
     for f in fields(Config):
         value = getattr(config, f.name)
-        if value != f.default and f.name not in (
-            "env",
-            "method",
-            "seed",
-            "out",
-            "overwrite",
-        ):
-            print(f"  {f.name} {value} (default {f.default})", flush=True)
+        is_told = f.name in ("env", "method", "seed", "out", "overwrite")
+        if value != f.default and not is_told:
+            print(f"  {f.name} {value}")
 
 
-def print_row(rows: list[dict], elapsed: float, progress: float) -> None:
-    """One aligned line of the last evaluation; the names of its columns above the first."""
+def print_row(rows: list[dict], seconds_left: float) -> None:
+    """Print one aligned line for the last evaluation; above the first, what it holds."""
     row = rows[-1]
     kind = kind_of_score(row)
-    shown = {
-        "steps": row["env_steps"],
-        "teacher": row[f"{kind}_teacher"],
-        "student": row[f"{kind}_student"],
-        "gap": row["gap"],
-        "views": row["student_views"],
-        "entropy": row.get("entropy"),
-        "bits": row.get("bits"),
-        "steps/s": row["env_steps"] / elapsed,
-        "s left": elapsed / progress - elapsed,
+    columns = {
+        "steps": f"{row['env_steps']:,}",
+        "teacher": f"{row[f'{kind}_teacher']:.3f}",
+        "student": f"{row[f'{kind}_student']:.3f}",
+        "gap": f"{row['gap']:.3f}",
+        "views": f"{row['student_views']:,}",
+        "entropy": f"{row.get('entropy', math.nan):.3f}",
+        "bits": f"{row.get('bits', math.nan):.2f}",
+        "steps/s": f"{row['env_steps'] / row['train_seconds']:,.0f}",
+        "s left": f"{seconds_left:.0f}",
     }
-    shown = {name: value for name, value in shown.items() if value is not None}
     if len(rows) == 1:
-        print(f"{kind} of both agents as training goes on:")
-        print(" ".join(f"{name:>9}" for name in shown))
-    print(
-        " ".join(
-            f"{value:9.0f}" if value >= 1000 else f"{value:9.3f}"
-            for value in shown.values()
-        ),
-        flush=True,
-    )
+        print(f"{kind} of teacher and student, and student's views, entropy, bits shared")
+        print(" ".join(f"{name:>9}" for name in columns))
+    print(" ".join(f"{text:>9}" for text in columns.values()), flush=True)
 
 
 def save_log(config: Config, rows: list[dict]) -> None:
@@ -1305,15 +1359,10 @@ def save_log(config: Config, rows: list[dict]) -> None:
 
 
 def save_checkpoint(config: Config, nets: Networks) -> None:
-    """Settings and weights as of now. A disk that is full leaves the last ones as they were."""
-    path = config.folder / "checkpoint.pt"
+    """Save settings and weights as of now. If the disk is full, the last ones stay."""
     unfinished = config.folder / "checkpoint.tmp"
-    try:
-        torch.save({"config": asdict(config), "networks": nets.state_dict()}, unfinished)
-        unfinished.replace(path)
-    except (OSError, RuntimeError) as error:  # torch's writer raises the latter
-        unfinished.unlink(missing_ok=True)
-        raise RunStopped(f"cannot save {path}: {str(error).splitlines()[0]}") from error
+    torch.save({"config": asdict(config), "networks": nets.state_dict()}, unfinished)
+    unfinished.replace(config.folder / "checkpoint.pt")
 
 
 def save_curve(config: Config, rows: list[dict]) -> None:
@@ -1322,19 +1371,16 @@ def save_curve(config: Config, rows: list[dict]) -> None:
     steps = [row["env_steps"] for row in rows]
     figure = Figure(figsize=(5.5, 3.8), layout="tight")
     axis = figure.subplots()
-    axis.plot(
-        steps, [row.get(f"{kind}_teacher", math.nan) for row in rows], "--", label="teacher"
-    )
-    axis.plot(
-        steps, [row.get(f"{kind}_student", math.nan) for row in rows], "-", label="student"
-    )
+    for agent, style in {"teacher": "--", "student": "-"}.items():
+        scores = [row.get(f"{kind}_{agent}", math.nan) for row in rows]
+        axis.plot(steps, scores, style, label=agent)
     axis.set(title=config.folder.name, xlabel="environment steps", ylabel=kind)
     axis.legend()
     figure.savefig(config.folder / "curve.png", dpi=130)
 
 
 def load_run(folder: str | Path) -> tuple[Config, Networks]:
-    """Settings and networks of a run, on the CPU; of an unfinished one as of its last evaluation.
+    """Load settings and networks of a run, on the CPU, as of its last evaluation.
 
     Raises BadInput where there is no whole checkpoint.
     """
@@ -1344,10 +1390,8 @@ def load_run(folder: str | Path) -> tuple[Config, Networks]:
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         config = Config(**saved["config"])
-    except (
-        Exception
-    ) as error:  # torch has many for a file that is cut off or of another kind
-        raise BadInput(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # torch has many for a file that is cut off
+        raise BadInput(f"{path} cannot be read: {first_line(error)}") from error
     envs = make_envs(config.env, 1)
     nets = Networks(envs, config)
     envs.close()
@@ -1355,20 +1399,19 @@ def load_run(folder: str | Path) -> tuple[Config, Networks]:
     return config, nets
 
 
-# --- Settings and command line ------------------------------------------------------------------
+# --- Settings and command line ------------------------------------------------------------
 
 
-def complete(config: Config) -> Config:
-    """The settings with which a run is made: with what its method fixes. Raises BadInput."""
+def checked(config: Config) -> Config:
+    """Check the settings, fill in the steps and what the method fixes. Raises BadInput."""
     for f in fields(Config):
         value = getattr(config, f.name)
-        kind = type(f.default)
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        fits = is_number if kind is float else type(value) is kind
-        if not fits:
-            raise BadInput(f"{f.name} must be {kind.__name__}, not {value!r}")
-        if is_number and not math.isfinite(value):
-            raise BadInput(f"{f.name} must be a finite number, not {value!r}")
+        if f.type is float and type(value) is int:
+            continue  # 1 for 1.0
+        if type(value) is not f.type:
+            raise BadInput(f"{f.name} must be {f.type.__name__}, not {value!r}")
+        if f.type is float and not math.isfinite(value):
+            raise BadInput(f"{f.name} must be a finite number, not {value}")
     check_ranges(config)
     method = find_method(config.method)
     default = Config()
@@ -1378,49 +1421,49 @@ def complete(config: Config) -> Config:
     for name, value in method.settings.items():
         if getattr(config, name) not in (value, getattr(default, name)):
             raise BadInput(f"method {config.method} has {name} {value}")
-    return replace(config, **method.settings)
+    env, _, _ = config.env.partition(",")
+    steps = config.total_steps or STEPS.get(env, STEPS_ELSEWHERE)
+    return replace(config, total_steps=steps, **method.settings)
 
 
 def check_ranges(config: Config) -> None:
     """Raises BadInput for a number that is too small or too large."""
-    least = {
-        "rollout_steps": 2,
-        "encoder_batch": 2,
-        "ppo_batch": 2,
-        "sitt_lambda1": -math.inf,
-    }
+    may_be_0 = ("seed", "total_steps")
+    least = {"rollout_steps": 2, "encoder_batch": 2, "ppo_batch": 2}
     most = {"gamma": 1, "gae_lambda": 1, "inverse_temperature": 100}
-    may_be_0 = ("seed", "entropy_end")
     for f in fields(Config):
         value = getattr(config, f.name)
-        if isinstance(value, (str, bool)):
-            continue
-        smallest = least.get(
-            f.name, 1 if isinstance(value, int) and f.name not in may_be_0 else 0
-        )
-        largest = most.get(f.name, 2**63 - 1)
-        if not smallest <= value <= largest:
-            raise BadInput(f"{f.name} must be from {smallest} to {largest}, not {value}")
+        smallest = 0
+        if f.type is int and f.name not in may_be_0:
+            smallest = least.get(f.name, 1)
+        if f.name == "sitt_lambda1":
+            smallest = -math.inf  # below 0 it rewards what the student cannot follow
+        if f.type in (int, float) and not smallest <= value <= most.get(f.name, 2**63 - 1):
+            limit = most.get(f.name, 2**63 - 1)
+            raise BadInput(f"{f.name} must be from {smallest} to {limit}, not {value}")
     if config.inverse_temperature == 0:
         raise BadInput("inverse_temperature must be above 0")
 
 
 def whole_number(text: str) -> int:
-    """The command line's "780000", "780_000" or "7.8e5". Raises ValueError."""
-    value = float(text)
-    if value != int(value):
+    """Read "780000", "780_000" or "7.8e5" from the command line. Raises ValueError."""
+    try:
+        return int(text)
+    except ValueError:
+        value = float(text)
+    if not value.is_integer():  # nor is inf or nan
         raise ValueError
     return int(value)
 
 
 def fail(message: str, code: int = 2) -> None:
-    """One clear line on stderr, and the exit code."""
+    """Exit with one clear line on stderr and the exit code."""
     print("tsalign:", " ".join(message.split()), file=sys.stderr)
     sys.exit(code)
 
 
 def parse_flags(arguments: list[str] | None) -> Config:
-    """Each field of Config is a flag."""
+    """Read the command line; each field of Config is a flag."""
     style = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=style, allow_abbrev=False
@@ -1438,7 +1481,7 @@ def parse_flags(arguments: list[str] | None) -> Config:
 
 
 def print_result(config: Config, result: dict) -> None:
-    """The final scores of both agents, beside the paper's where it has them."""
+    """Print the final scores of both agents, beside the paper's where it has them."""
     table = {}
     for kind in ("success", "return"):
         if f"{kind}_student" in result:
@@ -1454,7 +1497,7 @@ def print_result(config: Config, result: dict) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """`python tsalign.py`: exit code 2 for bad input, 1 for a stopped run, 130 for Ctrl-C."""
+    """Run `python tsalign.py`. Exit code: 2 bad input, 1 a stopped run, 130 Ctrl-C."""
     sys.path.append(str(Path.cwd()))  # for --env my_file:MyEnv-v0
     try:
         config = parse_flags(arguments)
@@ -1464,17 +1507,12 @@ def main(arguments: list[str] | None = None) -> None:
     except RunStopped as error:
         fail(str(error), code=1)
     except KeyboardInterrupt:
-        fail(
-            "interrupted; log and weights of the last evaluation stay in the run folder",
-            code=130,
-        )
+        fail("interrupted; the last evaluation's weights stay in the run folder", code=130)
     print_result(config, result)
 
 
 if __name__ == "__main__":
     if hasattr(signal, "SIGPIPE"):  # end quietly when the output is piped into `head`
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    sys.modules["tsalign"] = sys.modules[
-        "__main__"
-    ]  # what a file of the user's then imports
+    sys.modules["tsalign"] = sys.modules["__main__"]  # for files that import tsalign
     main()

@@ -1,19 +1,23 @@
-"""RobotEye-v0: a robot with an eye in a MuJoCo room, where to draw what it sees is what costs.
+"""RobotEye-v0: a robot with an eye, simulated and drawn by MuJoCo.
 
     apt-get install -y libegl1 libgl1            # Debian: draws without a display
     pip install -r results/camera/requirements.txt
-    MUJOCO_GL=egl python -m results.camera.robot                    # scripted players and speed
+    MUJOCO_GL=egl python -m results.camera.robot           # scripted players, speed
     MUJOCO_GL=egl python tsalign.py --env results.camera.robot:RobotEye-v0
 
-A base drives in any direction and turns; its eye looks ahead. The teacher knows where everything
-is and need not look, the student has the picture alone. The goal is the only red thing. It stands
-higher than the eye and everything else lower, so nothing ever hides it from a robot that turns.
+A base drives in any direction and turns; its eye looks ahead. The teacher knows where
+everything is and need not look. The student has the picture alone and has to look around
+first. The goal is the only red thing. It stands higher than the eye and everything else
+lower, so that a robot that turns sees it from everywhere [ours: a student without memory
+could not go and look behind things].
 
-Metres, seconds and radians; world frame x east, y north, angles counter-clockwise; body frame
-x forward, y left. Shapes: N sub-environments, H W image rows and columns.
+Metres, seconds and radians; world frame x east, y north, angles counter-clockwise; body
+frame x forward, y left. Shapes: N sub-environments, S x S pixels of the student's picture.
 """
 
 import functools
+import math
+from typing import ClassVar
 
 import gymnasium as gym
 import mujoco
@@ -22,39 +26,44 @@ from gymnasium.spaces import Box, Dict
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
-# All that follows is [ours]: no paper describes this task.
+from results.camera.camera_view import draw, named_camera
+
+# The whole task is [ours]. Reasons are given where one might wonder.
 ROOM = 3.0  # half the room's side
-SPAN = 2 * np.sqrt(2) * ROOM  # no distance in the room is longer
-SUBSTEPS = 6  # of 0.025 s: a control step of 0.15 s
-TOP_SPEED = 1.0  # of each motor alone, forward and sideways; metres per second
-TOP_TURN = 2.0  # radians per second
-EYE_AHEAD, EYE_HEIGHT = 0.15, 0.5  # where on the base it sits, and how high above the floor
+SPAN = 2 * math.sqrt(2) * ROOM  # the room's diagonal: no distance in it is longer
+SUBSTEPS = 4  # of MuJoCo's 0.025 s: a control step of 0.1 s
+TOP_SPEED = 1.0  # of the forward and of the sideways motor, metres per second
+TOP_TURN = 2.0  # radians per second; a full circle takes 32 steps
+GOAL_REACH = 0.5  # from centre to centre: the base touches the goal's side
+
+EYE_HEIGHT = 0.5  # above the middle of the base, from the floor
 EYE_TILT = 0.17  # tangent of the angle by which it looks down
 EYE_FIELD = 60  # degrees, in both directions
+FIELD_GROUP = 3  # MuJoCo's group of the shape that shows it in `render` only
 
-GOAL, DECOY, PILLARS = 0, 1, [2, 3]  # rows of `things`
-SPAWN = 2.3  # the base and the goal lie in +-SPAWN; what one has to drive around lies in
-SPAWN_OTHERS = 2.0  # +-SPAWN_OTHERS, so that there is a way between it and every wall
-APART = 1.2  # from centre to centre; a base passes between any two
-GOAL_APART = 2.0  # from the base at the start
+GOAL = 0  # rows of `things`: the goal, the decoy, two pillars
+DECOY = 1
+PILLARS = [2, 3]
+SPAWN = 2.3  # the base and the goal start within +-SPAWN along both axes
+SPAWN_SOLID = 2.0  # decoy and pillars; the base fits between them and every wall
+APART = 1.2  # from centre to centre; the base fits between any two
+GOAL_APART = 2.0  # from the base
 
-GOAL_REACH = 0.5  # from centre to centre: the base touches the goal's side
-DECOY_REACH = 0.45
 PROGRESS = 0.5  # reward for each metre nearer to the goal
 STEP_COST = 0.01
-EFFORT_COST = 0.005  # times the squared length of the action
-BUMP_COST = 0.05  # for each step that ends in contact with a wall or a pillar
+BUMP_COST = 0.05
+# Turning costs more than driving: who knows the way has no reason to turn. Without that, a
+# teacher turned for nothing, and a student who imitated it looked around by accident.
+EFFORT_COST = np.array([0.005, 0.005, 0.01])  # times the squared action
 
-# A velocity settles at motor / damping with time constant mass / damping = 0.1 s. So after a
-# control step little is left of the one before, and a picture tells almost the whole state.
-# Contacts are without friction (condim 1): the base slides along what it bumps into.
+# A speed settles at motor / damping, with the time constant mass / damping = 0.07 s. Little
+# of it is left after a control step, so that a picture without speeds is enough to act on.
+# Contacts have no friction (condim 1), so that the base slides along what it bumps into.
 MODEL = f"""
 <mujoco model="robot with an eye">
   <option timestep="0.025" integrator="implicitfast"/>
   <size memory="64K"/>
   <visual>
-    <global offwidth="1024" offheight="1024"/>
-    <quality offsamples="0" shadowsize="0"/>
     <map znear="0.01"/>
   </visual>
   <asset>
@@ -63,12 +72,13 @@ MODEL = f"""
     <texture name="floor" type="2d" builtin="checker" width="64" height="64"
              rgb1=".40 .40 .42" rgb2=".33 .33 .35"/>
     <material name="floor" texture="floor" texrepeat="3 3"/>
-    <mesh name="field" vertex="0 0 0  1.5 .87 0  1.5 -.87 0  0 0 .01  1.5 .87 .01  1.5 -.87 .01"/>
+    <mesh name="field of view"
+          vertex="0 0 0  1.5 .87 0  1.5 -.87 0  0 0 .01  1.5 .87 .01  1.5 -.87 .01"/>
   </asset>
   <default>
     <geom contype="0" conaffinity="0"/>
     <motor ctrllimited="true" ctrlrange="-1 1"/>
-    <default class="wall">
+    <default class="solid">
       <geom type="box" conaffinity="1" condim="1" rgba=".75 .72 .65 1"/>
     </default>
     <default class="pillar">
@@ -79,33 +89,34 @@ MODEL = f"""
     <light directional="true" dir="-.3 -.5 -1" diffuse=".5 .5 .5" castshadow="false"/>
     <camera name="above" pos="0 0 12" fovy="32"/>
     <geom type="plane" size="{ROOM} {ROOM} .1" material="floor"/>
-    <geom class="wall" pos="{ROOM + 0.1} 0 .3" size=".1 {ROOM + 0.2} .3"/>
-    <geom class="wall" pos="{-ROOM - 0.1} 0 .3" size=".1 {ROOM + 0.2} .3"/>
-    <geom class="wall" pos="0 {ROOM + 0.1} .3" size="{ROOM + 0.2} .1 .3"/>
-    <geom class="wall" pos="0 {-ROOM - 0.1} .3" size="{ROOM + 0.2} .1 .3"/>
+    <geom class="solid" pos="{ROOM + 0.1} 0 .3" size=".1 {ROOM + 0.2} .3"/>
+    <geom class="solid" pos="{-ROOM - 0.1} 0 .3" size=".1 {ROOM + 0.2} .3"/>
+    <geom class="solid" pos="0 {ROOM + 0.1} .3" size="{ROOM + 0.2} .1 .3"/>
+    <geom class="solid" pos="0 {-ROOM - 0.1} .3" size="{ROOM + 0.2} .1 .3"/>
     <body name="base">
-      <joint type="slide" axis="1 0 0" damping="20"/>
-      <joint type="slide" axis="0 1 0" damping="20"/>
-      <joint type="hinge" axis="0 0 1" damping=".4"/>
+      <joint type="slide" axis="1 0 0" damping="30"/>
+      <joint type="slide" axis="0 1 0" damping="30"/>
+      <joint type="hinge" axis="0 0 1" damping=".6"/>
       <site name="middle"/>
       <geom type="cylinder" size=".2 .15" pos="0 0 .15" mass="2" contype="1" condim="1"/>
-      <geom type="mesh" mesh="field" pos="0 0 .05" mass="0" group="3" rgba="1 .9 .3 .5"/>
-      <camera name="eye" pos="{EYE_AHEAD} 0 {EYE_HEIGHT}" xyaxes="0 -1 0 {EYE_TILT} 0 1"
-              fovy="{EYE_FIELD}"/>
+      <geom type="mesh" mesh="field of view" pos="0 0 .05" mass="0" group="{FIELD_GROUP}"
+            rgba="1 .9 .3 .5"/>
+      <camera name="eye" pos="0 0 {EYE_HEIGHT}" fovy="{EYE_FIELD}"
+              xyaxes="0 -1 0 {EYE_TILT} 0 1"/>
     </body>
-    <body mocap="true">
+    <body name="goal" mocap="true">
       <geom type="cylinder" size=".3 .45" pos="0 0 .45" rgba=".9 .1 .1 1"/>
     </body>
-    <body mocap="true">
-      <geom class="wall" size=".2 .2 .2" pos="0 0 .2" rgba=".1 .7 .2 1"/>
+    <body name="decoy" mocap="true">
+      <geom class="solid" size=".2 .2 .2" pos="0 0 .2" rgba=".1 .7 .2 1"/>
     </body>
-    <body mocap="true"><geom class="pillar" pos="0 0 .2"/></body>
-    <body mocap="true"><geom class="pillar" pos="0 0 .2"/></body>
+    <body name="pillar 1" mocap="true"><geom class="pillar" pos="0 0 .2"/></body>
+    <body name="pillar 2" mocap="true"><geom class="pillar" pos="0 0 .2"/></body>
   </worldbody>
   <actuator>
-    <motor site="middle" gear="{20 * TOP_SPEED} 0 0 0 0 0"/>
-    <motor site="middle" gear="0 {20 * TOP_SPEED} 0 0 0 0"/>
-    <motor site="middle" gear="0 0 0 0 0 {0.4 * TOP_TURN}"/>
+    <motor site="middle" gear="{30 * TOP_SPEED} 0 0 0 0 0"/>
+    <motor site="middle" gear="0 {30 * TOP_SPEED} 0 0 0 0"/>
+    <motor site="middle" gear="0 0 0 0 0 {0.6 * TOP_TURN}"/>
   </actuator>
 </mujoco>
 """
@@ -117,73 +128,49 @@ def load_model() -> mujoco.MjModel:
     return mujoco.MjModel.from_xml_string(MODEL)
 
 
-@functools.cache
-def make_renderer(height: int, width: int) -> mujoco.Renderer:
-    """One for each size of picture, as a drawing context is heavy; made when first drawn."""
-    renderer = mujoco.Renderer(load_model(), height, width)
-    renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
-    renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
-    return renderer
-
-
-def draw(data: mujoco.MjData, camera: str, height: int, width: int, groups=(0, 1, 2)):
-    """What a camera sees -> uint8 (height, width, 3), each pixel the mean of 2 x 2 drawn ones.
-
-    That looks as smooth as MuJoCo's own antialiasing and takes a quarter of its time.
-    `groups` are the model's groups of shapes that are drawn.
-    """
-    mujoco.mj_kinematics(load_model(), data)  # a step leaves the shapes where they were before it
-    mujoco.mj_camlight(load_model(), data)
-    option = mujoco.MjvOption()
-    for group in range(len(option.geomgroup)):
-        option.geomgroup[group] = group in groups
-    renderer = make_renderer(2 * height, 2 * width)
-    renderer.update_scene(data, camera, option)
-    drawn = renderer.render().astype(np.uint16)  # (2 H, 2 W, 3)
-    rows = drawn[0::2] + drawn[1::2]  # (H, 2 W, 3)
-    return ((rows[:, 0::2] + rows[:, 1::2]) // 4).astype(np.uint8)
-
-
 class RobotEyeVectorEnv(gym.vector.VectorEnv):
-    """N robots, a MuJoCo state each; `RobotEyeEnv` below is a slice of one.
+    """N robots, each a MuJoCo state of its own; `RobotEyeEnv` below is a slice of one.
 
     Description:
-        A round base in a walled room, 6 m x 6 m, drives to a red column. A green box lures it, two
-        blue pillars and the walls are solid. MuJoCo steps the motors, their damping and the
-        contacts.
+        A round base drives to a red column in a walled room of 6 m x 6 m. A green box, the
+        decoy, and two blue pillars stand in its way; they and the walls are solid. MuJoCo
+        computes motors, damping and contacts.
     Action Space:
-        Box(-1, 1, (3,)): the motors forward, to the left, and turning left, held for 0.15 s. Each
-        alone settles at 1 m/s, 1 m/s and 2 rad/s. Values outside are clipped.
+        Box(-1, 1, (3,)): the motors forward, to the left, and turning left, held for 0.1 s.
+        Their top speeds are 1 m/s, 1 m/s and 2 rad/s. Values outside are clipped.
     Observation Space:
         Dict of two views of one state.
-        teacher: float32 (27). For the goal, the decoy, the nearer and the farther pillar, [x, y in
-        the body frame, distance, cosine and sine of its bearing]; then x, y in the room, scaled to
-        [-1, 1], cosine and sine of the heading; then the speeds forward, to the left and turning
-        left, in top speeds, clipped to [-1, 1]. Other lengths are in diagonals of the room.
-        student: uint8 (size, size, 3), the picture of the eye, 60 degrees wide.
+        teacher: float32 (27). For the goal, the decoy, the nearer and the farther pillar,
+        [x, y in the body frame, distance, cosine and sine of its bearing]; then x and y in
+        the room, scaled to [-1, 1], cosine and sine of the heading; then the speeds
+        forward, to the left and turning left, in top speeds and clipped to [-1, 1]. Other
+        lengths are in diagonals of the room.
+        student: uint8 (size, size, 3), the picture of an eye that is 60 degrees wide.
     Rewards:
-        0.5 for each metre nearer to the goal, +1 at the goal, -1 at the decoy, -0.01 a step,
-        -0.005 times the squared length of the action, -0.05 for a step that ends in contact.
+        0.5 for each metre nearer to the goal, +1 at the goal, -0.01 a step, -0.05 if the
+        step ends in contact with something solid, -0.005 times the square of each driving
+        motor's action and -0.01 times that of the turning one.
     Starting State:
-        All places and the heading are uniform, within 2.3 m of the middle along either axis (the
-        decoy and pillars: 2 m), no two nearer than 1.2 m, base and goal no nearer than 2 m. At rest.
+        At rest. Places and heading are uniform: base and goal within 2.3 m of the middle
+        along both axes, the rest within 2 m; goal and base are at least 2 m apart, all
+        others 1.2 m.
     Episode End:
-        Terminated at the goal (`info["is_success"]`, within 0.5 m) or at the decoy (within 0.45 m),
-        truncated after `max_episode_steps` steps.
+        Terminated at the goal (`info["is_success"]`, within 0.5 m), truncated after
+        `max_episode_steps` steps.
     Arguments:
-        size: rows and columns of the student's picture, 8 to 512.
+        size: S, rows and columns of the student's picture, 8 to 512.
 
-    While `draw_student` is False nothing is drawn, and the student's views are the last ones that
-    were. `RobotEyeVectorEnv.pictures_drawn` counts the student's pictures of all instances.
-    Sub-environments that have ended stay as they are until `reset(options={"reset_mask": done})`.
-    Sub-environment i draws from a generator of its own, seeded with seed + i, as in Gymnasium's
-    `SyncVectorEnv`. Raises ValueError for bad arguments, gymnasium.error.ResetNeeded for a step
-    before the reset.
+    While `draw_student` is False nothing is drawn, and the student's views are the last
+    ones that were. `RobotEyeVectorEnv.pictures_drawn` counts the student's pictures of all
+    instances. Sub-environments that have ended stay as they are until
+    `reset(options={"reset_mask": done})`. Sub-environment i draws from a generator of its
+    own, seeded with seed + i, as in Gymnasium's `SyncVectorEnv`. Raises ValueError for bad
+    arguments, gymnasium.error.ResetNeeded for a step before the reset.
     """
 
-    metadata = {
+    metadata: ClassVar = {
         "render_modes": ["rgb_array"],
-        "render_fps": 7,
+        "render_fps": 10,
         "autoreset_mode": AutoresetMode.DISABLED,
     }
     pictures_drawn = 0
@@ -194,7 +181,6 @@ class RobotEyeVectorEnv(gym.vector.VectorEnv):
         render_mode: str | None = None,
         max_episode_steps: int = 120,
         size: int = 32,
-        max_bumps: int = 1,
     ) -> None:
         if num_envs < 1 or max_episode_steps < 1:
             raise ValueError("num_envs and max_episode_steps must be at least 1")
@@ -206,12 +192,10 @@ class RobotEyeVectorEnv(gym.vector.VectorEnv):
         self.render_mode = render_mode
         self.max_episode_steps = max_episode_steps
         self.size = size
-        self.max_bumps = max_bumps
-        self.bumps = np.zeros(num_envs, int)
         self.draw_student = True
 
         self.single_observation_space = Dict(
-            teacher=Box(-1, 1, (28,), np.float32),
+            teacher=Box(-1, 1, (27,), np.float32),
             student=Box(0, 255, (size, size, 3), np.uint8),
         )
         self.single_action_space = Box(-1, 1, (3,), np.float32)
@@ -222,11 +206,11 @@ class RobotEyeVectorEnv(gym.vector.VectorEnv):
         self.rngs = [gym.utils.seeding.np_random()[0] for _ in range(num_envs)]
         self.pose = np.zeros((num_envs, 3))  # x, y, heading
         self.velocity = np.zeros((num_envs, 3))  # of the pose, in the world frame
-        self.things = np.zeros((num_envs, 4, 2))  # where goal, decoy and both pillars are
+        self.things = np.zeros((num_envs, 4, 2))  # x, y of goal, decoy, pillars
         self.steps = np.zeros(num_envs, int)
         self.done = np.ones(num_envs, bool)  # nothing may be stepped before its first reset
-        self.pictures = np.zeros((num_envs, size, size, 3), np.uint8)
-        self.is_current = np.zeros(num_envs, bool)  # does the picture show the present state?
+        self.pictures = np.zeros((num_envs, size, size, 3), np.uint8)  # the latest
+        self.is_current = np.zeros(num_envs, bool)  # do they show the present state?
 
     @property
     def np_random(self) -> tuple[np.random.Generator, ...]:
@@ -234,41 +218,35 @@ class RobotEyeVectorEnv(gym.vector.VectorEnv):
         return tuple(self.rngs)
 
     def reset(self, *, seed: int | list[int] | None = None, options: dict | None = None):
-        """Start new episodes where `options["reset_mask"]` (N,) is true; by default everywhere."""
-        mask = np.asarray((options or {}).get("reset_mask", np.ones(self.num_envs, bool)))
+        """New episodes where `options["reset_mask"]` (N,) is true, or else everywhere."""
+        everywhere = np.ones(self.num_envs, bool)
+        mask = np.asarray((options or {}).get("reset_mask", everywhere))
         if mask.shape != (self.num_envs,) or mask.dtype != bool:
             raise ValueError(f"reset_mask must be ({self.num_envs},) booleans")
-        seeds = seed
-        if seed is None:
-            seeds = [None] * self.num_envs
-        elif isinstance(seed, int):
-            seeds = [seed + i for i in range(self.num_envs)]
         for i in np.flatnonzero(mask):
-            if seeds[i] is not None:
-                self.rngs[i] = gym.utils.seeding.np_random(seeds[i])[0]
+            if isinstance(seed, (list, tuple)):
+                own_seed = seed[i]
+            elif seed is not None:
+                own_seed = seed + int(i)
+            else:
+                own_seed = None  # its generator goes on
+            if own_seed is not None:
+                self.rngs[i] = gym.utils.seeding.np_random(own_seed)[0]
             self._start(i)
         return self._observe(), {"is_success": np.zeros(self.num_envs, bool)}
 
     def _start(self, i: int) -> None:
         """A new episode in sub-environment i."""
         rng = self.rngs[i]
-        places = [rng.uniform(-SPAWN, SPAWN, 2)]  # the base's, then the things'
-        for reach, from_base in (
-            (SPAWN, GOAL_APART),
-            (SPAWN_OTHERS, APART),
-            (SPAWN_OTHERS, APART),
-            (SPAWN_OTHERS, APART),
-        ):
-            apart = np.array([from_base] + [APART] * (len(places) - 1))
-            place = rng.uniform(-reach, reach, 2)
-            while (np.linalg.norm(places - place, axis=1) < apart).any():
-                place = rng.uniform(-reach, reach, 2)
-            places.append(place)
-        self.pose[i] = [*places[0], rng.uniform(-np.pi, np.pi)]
+        base = rng.uniform(-SPAWN, SPAWN, 2)
+        goal = free_place(rng, SPAWN, [base], GOAL_APART)
+        taken = [base, goal]
+        for _ in range(3):  # the decoy and two pillars
+            taken.append(free_place(rng, SPAWN_SOLID, taken, APART))
+        self.things[i] = taken[1:]
+        self.pose[i] = [*base, rng.uniform(-np.pi, np.pi)]
         self.velocity[i] = 0
-        self.things[i] = places[1:]
         self.steps[i] = 0
-        self.bumps[i] = 0
         self.done[i] = False
         self.is_current[i] = False
 
@@ -280,30 +258,27 @@ class RobotEyeVectorEnv(gym.vector.VectorEnv):
     def step(self, actions: np.ndarray):
         """Advance every sub-environment by one action, `actions` (N, 3)."""
         if self.done.any():
-            raise gym.error.ResetNeeded('call reset() or reset(options={"reset_mask": done}) first')
-        actions = np.asarray(actions, float)
-        if actions.shape != (self.num_envs, 3) or not np.isfinite(actions).all():
-            raise ValueError(f"actions must be ({self.num_envs}, 3) finite numbers")
-        motors = actions.clip(-1, 1)
-        before = self._distances()
+            advice = 'call reset() or reset(options={"reset_mask": done}) first'
+            raise gym.error.ResetNeeded(advice)
+        motors = np.asarray(actions, float).clip(-1, 1)
+        if motors.shape != (self.num_envs, 3) or np.isnan(motors).any():
+            raise ValueError(f"actions must be ({self.num_envs}, 3) numbers")
+        before = self._goal_distance()
         bumped = self._physics(motors)
-        after = self._distances()  # (N, 4)
-        success = after[:, GOAL] <= GOAL_REACH
-        self.bumps += bumped
-        broken = (self.bumps >= self.max_bumps) & ~success
-        terminated = success | broken
-        truncated = (self.steps >= self.max_episode_steps) & ~terminated
-        self.done = terminated | truncated
+        after = self._goal_distance()
+        success = after <= GOAL_REACH
+        truncated = (self.steps >= self.max_episode_steps) & ~success
+        self.done = success | truncated
 
-        reward = PROGRESS * (before[:, GOAL] - after[:, GOAL]) - STEP_COST
-        reward -= EFFORT_COST * (motors**2).sum(axis=1)
+        effort = (EFFORT_COST * motors**2).sum(axis=1)  # (N, 3) -> (N,)
+        reward = PROGRESS * (before - after) - STEP_COST - effort
         reward[bumped] -= BUMP_COST
         reward[success] += 1
-        reward[broken] -= 1
-        return self._observe(), reward, terminated, truncated, {"is_success": success}
+        info = {"is_success": success}
+        return self._observe(), reward, success.copy(), truncated, info
 
     def _physics(self, motors: np.ndarray) -> np.ndarray:  # (N, 3) -> (N,)
-        """A control step of MuJoCo's; returns whose base touches something solid at its end."""
+        """One control step; returns which bases touch something solid at its end."""
         bumped = np.zeros(self.num_envs, bool)
         for i, data in enumerate(self.datas):
             data.ctrl = motors[i]
@@ -315,61 +290,90 @@ class RobotEyeVectorEnv(gym.vector.VectorEnv):
         self.is_current.fill(False)
         return bumped
 
-    def _distances(self) -> np.ndarray:  # -> (N, 4)
-        """From the base to each of the things, centre to centre."""
-        return np.linalg.norm(self.things - self.pose[:, None, :2], axis=2)
+    def _goal_distance(self) -> np.ndarray:  # -> (N,)
+        """From the middle of the base to the goal's."""
+        return np.linalg.norm(self.things[:, GOAL] - self.pose[:, :2], axis=1)
 
-    def _observe(self) -> dict[str, np.ndarray]:  # (N, 27), (N, size, size, 3)
+    def _observe(self) -> dict[str, np.ndarray]:  # (N, 27), (N, S, S, 3)
         """Two views of one state."""
         if self.draw_student:
             for i in np.flatnonzero(~self.is_current):
-                self.pictures[i] = draw(self.datas[i], "eye", self.size, self.size)
+                self.pictures[i] = self._picture(i, "eye", self.size)
                 RobotEyeVectorEnv.pictures_drawn += 1
             self.is_current.fill(True)
         return {"teacher": self._teacher_view(), "student": self.pictures.copy()}
 
     def _teacher_view(self) -> np.ndarray:  # -> (N, 27)
         """Everything, as numbers within [-1, 1]."""
-        position = self.pose[:, :2]
         cos = np.cos(self.pose[:, 2])
         sin = np.sin(self.pose[:, 2])
-        offset = self.things - position[:, None]  # (N, 4, 2)
-        distance = np.linalg.norm(offset, axis=2)
-        x, y = to_body(offset[..., 0], offset[..., 1], cos[:, None], sin[:, None])
+        offset = self.things - self.pose[:, None, :2]  # (N, 4, 2)
+        x, y = to_body(offset[..., 0], offset[..., 1], cos[:, None], sin[:, None])  # (N, 4)
+        distance = np.hypot(x, y)
         away = np.maximum(distance, 1e-9)
-        features = np.stack([x / SPAN, y / SPAN, distance / SPAN, x / away, y / away], axis=2)
-        swapped = distance[:, PILLARS[0]] > distance[:, PILLARS[1]]  # the nearer one comes first
-        features[swapped] = features[swapped][:, [GOAL, DECOY, *PILLARS[::-1]]]
+        features = np.stack(
+            [x / SPAN, y / SPAN, distance / SPAN, x / away, y / away], axis=2
+        )
+        # The nearer pillar comes first.
+        swapped = distance[:, PILLARS[0]] > distance[:, PILLARS[1]]
+        features[swapped] = features[swapped][:, [GOAL, DECOY, PILLARS[1], PILLARS[0]]]
 
         forward, left = to_body(self.velocity[:, 0], self.velocity[:, 1], cos, sin)
-        turning = self.velocity[:, 2]
-        speeds = [forward / TOP_SPEED, left / TOP_SPEED, turning / TOP_TURN]
-        own = np.stack([*position.T / ROOM, cos, sin, *speeds, self.bumps / self.max_bumps], axis=1)  # (N, 8)
-        flat = features.reshape(self.num_envs, -1)  # (N, 4, 5) -> (N, 20)
-        return np.concatenate([flat, own], axis=1, dtype=np.float32).clip(-1, 1)
+        own = [
+            self.pose[:, 0] / ROOM,
+            self.pose[:, 1] / ROOM,
+            cos,
+            sin,
+            forward / TOP_SPEED,
+            left / TOP_SPEED,
+            self.velocity[:, 2] / TOP_TURN,
+        ]
+        flat = features.reshape(self.num_envs, 20)  # (N, 4, 5) -> (N, 20)
+        view = np.concatenate([flat, np.stack(own, axis=1)], axis=1)
+        return view.clip(-1, 1).astype(np.float32)
+
+    def _picture(self, i: int, camera: str, size: int, shows_field=False) -> np.ndarray:
+        """Sub-environment i, seen by a camera -> (size, size, 3)."""
+        model = load_model()
+        data = self.datas[i]
+        mujoco.mj_kinematics(model, data)  # a step leaves the shapes where they were before
+        mujoco.mj_camlight(model, data)
+        option = mujoco.MjvOption()
+        option.geomgroup[FIELD_GROUP] = shows_field
+        return draw("RobotEye", model, data, named_camera(model, camera), size, option)
 
     def render(self) -> tuple | None:
-        """One picture (256, 512, 3) per sub-environment: from above, and what the eye sees."""
+        """One picture (256, 512, 3) for each: from above, and what the eye sees."""
         if self.render_mode is None:
             return None
+        pick = np.arange(256) * self.size // 256  # magnifies the student's pixels
         frames = []
-        for data in self.datas:
-            above = draw(data, "above", 256, 256, groups=(0, 1, 2, 3))  # 3: the field of view
-            eye = draw(data, "eye", self.size, self.size)
-            pick = np.arange(256) * self.size // 256  # the student's pixels, magnified
+        for i in range(self.num_envs):
+            above = self._picture(i, "above", 256, shows_field=True)
+            eye = self._picture(i, "eye", self.size)
             frames.append(np.concatenate([above, eye[pick][:, pick]], axis=1))
         return tuple(frames)
 
 
+def free_place(
+    rng: np.random.Generator, reach: float, taken: list[np.ndarray], apart: float
+) -> np.ndarray:
+    """Uniform within +-reach along both axes, no nearer than `apart` to a taken place."""
+    while True:
+        place = rng.uniform(-reach, reach, 2)
+        if all(math.dist(place, other) >= apart for other in taken):
+            return place
+
+
 def to_body(x: np.ndarray, y: np.ndarray, cos: np.ndarray, sin: np.ndarray):
-    """World vectors (x, y) in the frame of a base with that heading."""
+    """World vectors (x, y) in the frame of a body that heads along (cos, sin)."""
     return cos * x + sin * y, cos * y - sin * x
 
 
 class RobotEyeEnv(gym.Env):
     """One sub-environment of `RobotEyeVectorEnv`, whose docstring describes the task."""
 
-    metadata = {k: v for k, v in RobotEyeVectorEnv.metadata.items() if k != "autoreset_mode"}
+    metadata: ClassVar = {"render_modes": ["rgb_array"], "render_fps": 10}
 
     def __init__(self, **arguments) -> None:
         self.vector = RobotEyeVectorEnv(1, **arguments)
@@ -395,7 +399,8 @@ class RobotEyeEnv(gym.Env):
 
     def step(self, action: np.ndarray):
         """Advance by one action (3,)."""
-        obs, reward, terminated, truncated, info = self.vector.step(np.asarray(action)[None])
+        actions = np.asarray(action)[None]
+        obs, reward, terminated, truncated, info = self.vector.step(actions)
         obs = {k: v[0] for k, v in obs.items()}
         info = {k: v[0] for k, v in info.items()}
         return obs, float(reward[0]), bool(terminated[0]), bool(truncated[0]), info
@@ -413,70 +418,101 @@ gym.register(
 )
 
 
-# --- Players that somebody wrote: what can be done from each view --------------------------------
+# --- Scripted players: what can be done from each view ------------------------------------
 
 
-def scripted_student(picture: np.ndarray) -> np.ndarray:  # (H, W, 3) -> (3,)
-    """From one picture alone: turn left until the goal is seen, drive to it, step aside in time."""
+def scripted_student(picture: np.ndarray) -> np.ndarray:  # (S, S, 3) -> (3,)
+    """From one picture: turn until the goal is seen, drive to it, step aside in time."""
     size = len(picture)
-    red, green, blue = np.moveaxis(picture.astype(float), 2, 0)  # (H, W) each
+    red, green, blue = np.moveaxis(picture.astype(float), 2, 0)  # (S, S) each
     is_goal = (red > 2 * green) & (red > 2 * blue)
+    is_solid = (green > 2 * red) | (blue > 2 * red)  # the decoy and the pillars
     if is_goal.sum() < 2:
         return np.array([0.0, 0.0, 1.0])
 
-    # Where a pixel's ray goes: left of and below the axis of the eye, per length along it.
+    # Rays through the pixels, per length along the axis of the eye.
     centre = 2 * (np.arange(size) + 0.5) / size - 1  # -1 .. 1, to the right or down
-    field = np.tan(np.radians(EYE_FIELD / 2))
-    left = -field * centre  # (W,)
-    below = field * centre  # (H,)
-    goal_left = (is_goal.sum(axis=0) * left).sum() / is_goal.sum()
-    turn = np.clip(2 * goal_left, -1, 1)
+    slope = centre * math.tan(math.radians(EYE_FIELD / 2))
+    left = -slope  # (S,) of each column
+    below = slope  # (S,) of each row
+    goal_left = left[is_goal.nonzero()[1]].mean()
 
-    is_obstacle = (np.maximum(green, blue) > 2 * red)[:, :]
-    columns = np.flatnonzero(is_obstacle.any(axis=0))  # (n,)
-    foot = size - 1 - is_obstacle[::-1, columns].argmax(axis=0)  # (n,) the lowest row
-    tilt = np.arctan(EYE_TILT)
-    cos, sin = np.cos(tilt), np.sin(tilt)
-    # Where those rays meet the floor, in the body frame.
-    depth = EYE_HEIGHT / np.maximum(sin + below[foot] * cos, 1e-3)
-    x = EYE_AHEAD + depth * (cos - below[foot] * sin)
-    y = depth * left[columns]
-    # The lane from the base to the goal.
-    goal_bearing = np.arctan(goal_left)
-    along, across = to_body(x, y, np.cos(goal_bearing), np.sin(goal_bearing))
+    # Where solid things stand on the floor: the lowest of their pixels in each column.
+    columns = is_solid.any(axis=0).nonzero()[0]  # (n,)
+    feet = size - 1 - is_solid[::-1, columns].argmax(axis=0)  # (n,)
+    tilt = math.atan(EYE_TILT)
+    down = math.sin(tilt) + below[feet] * math.cos(tilt)
+    length = EYE_HEIGHT / np.maximum(down, 1e-3)
+    x = length * (math.cos(tilt) - below[feet] * math.sin(tilt))
+    y = length * left[columns]
+
+    # Along the way to the goal, and across it.
+    bearing = math.atan(goal_left)
+    along, across = to_body(x, y, math.cos(bearing), math.sin(bearing))
     in_the_way = (along < 1.3) & (np.abs(across) < 0.4)
+    turn = 2 * goal_left
     if not in_the_way.any():
-        return np.array([1.0, np.clip(goal_left, -1, 1), turn])
-    away = -np.sign(across[in_the_way].mean() + 1e-9)
-    return np.array([0.2, away, turn])
+        return np.array([1.0, goal_left, turn])
+    aside = -1.0 if across[in_the_way].mean() > 0 else 1.0
+    return np.array([0.2, aside, turn])
 
 
 def scripted_teacher(view: np.ndarray) -> np.ndarray:  # (27,) -> (3,)
-    """Knows where everything is: straight to the goal, around the rest, and never turns."""
+    """Knows where everything is: straight to the goal, around the rest, without turning."""
     things = view[:20].reshape(4, 5)
-    goal = things[GOAL, 3:]  # the unit vector to it
-    push = np.zeros(2)
+    cos = things[GOAL, 3]
+    sin = things[GOAL, 4]
+    aside = 0.0  # to the left of the way to the goal
     for thing in things[1:]:
-        along, across = to_body(*(thing[:2] * SPAN), *goal)
+        along, across = to_body(thing[0] * SPAN, thing[1] * SPAN, cos, sin)
         if 0 < along < 1 and abs(across) < 0.6:
-            side = -1.0 if across > 0 else 1.0
-            push += side * np.array([-goal[1], goal[0]])
-    drive = goal + 1.5 * push
+            aside += -1.5 if across > 0 else 1.5
+    drive = np.array([cos - aside * sin, sin + aside * cos])
     return np.append(drive / np.abs(drive).max(), 0.0)
 
 
 def play(player, view: str, episodes: int, seed: int = 0, **arguments) -> np.ndarray:
-    """Successes (episodes,) of a scripted player in the first episodes of that many robots."""
-    envs = RobotEyeVectorEnv(episodes, **arguments)
-    envs.draw_student = view == "student"
-    obs, _ = envs.reset(seed=seed)
+    """Successes (episodes,) of a player that gets one view; episode k has seed + k."""
+    env = RobotEyeEnv(**arguments)
+    env.draw_student = view == "student"
     success = np.zeros(episodes, bool)
-    ended = np.zeros(episodes, bool)
-    while not ended.all():
-        actions = np.stack([player(one) for one in obs[view]])
-        obs, _, terminated, truncated, info = envs.step(actions)
-        success |= info["is_success"] & ~ended
-        done = terminated | truncated
-        ended |= done
-        obs, _ = envs.reset(options={"reset_mask": done})
+    for k in range(episodes):
+        obs, _ = env.reset(seed=seed + k)
+        ended = False
+        while not ended:
+            obs, _, terminated, truncated, info = env.step(player(obs[view]))
+            ended = terminated or truncated
+        success[k] = info["is_success"]
     return success
+
+
+def main() -> None:
+    """Print how the scripted players do and how long things take."""
+    import time
+
+    def never_turns(picture: np.ndarray) -> np.ndarray:
+        """What is left of the student when it does not look around."""
+        return scripted_student(picture) * np.array([1, 1, 0])
+
+    for name, player, view in (
+        ("scripted teacher", scripted_teacher, "teacher"),
+        ("scripted student", scripted_student, "student"),
+        ("the same, never turning", never_turns, "student"),
+    ):
+        print(f"{name:24} success {play(player, view, 200).mean():.3f}")
+
+    envs = RobotEyeVectorEnv(64)
+    for draws in (False, True):
+        envs.draw_student = draws
+        envs.reset(seed=0)
+        start = time.perf_counter()
+        for _ in range(20):
+            envs.step(np.zeros((64, 3)))
+        milliseconds = (time.perf_counter() - start) / (20 * 64) * 1000
+        print(
+            f"a step, {'with a picture' if draws else 'without':16} {milliseconds:8.3f} ms"
+        )
+
+
+if __name__ == "__main__":
+    main()

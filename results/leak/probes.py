@@ -1,123 +1,209 @@
-"""Conditional probing: what does z_T tell of the private facts that the student's view does not?
+"""Conditional probing: what does z_T tell of private facts that the student does not see?
 
-Hewitt et al., 2021 (arXiv 2109.09234). Every probe reads the student's view, and z_S, which is the
-same view digested (it adds nothing, but spares the probe to learn to see). In what else it reads
-probes differ: see `INPUTS`. z_T comes with noise: a map without noise loses nothing, so that some
-probe, trained for long enough, could always read everything; with noise the answer is a number.
-Shapes: n steps, B batch, K inputs, P = FOLDS * K probes, F facts, D embedding, V entries of what
-all probes read, E of what they differ in.
+After Hewitt et al., 2021 (arXiv 2109.09234). Small networks learn to predict the private
+facts of a step. All read the student's view and z_S, which is the same view digested. What
+they read besides is their kind:
+
+    nothing        z_T of another step, so only the student's view tells
+    nothing again  the same with another start: how much equal probes differ by chance
+    everything     the teacher's view: what can be told at all
+    embedding      z_T
+
+    leak = (bits(nothing) - bits(embedding)) / (bits(nothing) - bits(everything))
+
+where bits are cross-entropies on steps that were not learned from. z_T comes with noise of
+a tenth of its size: a map without noise loses nothing, so some probe could always read all.
+
+Shapes: n steps, N environments, B batch, F facts, D embedding, V entries of view and z_S.
 """
 
+import json
 import math
+import statistics
+import zlib
+from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tsalign import descend
+import tsalign
+from results import lab
+from tsalign import BadInput, to_tensor
 
-NOISE = (0.03, 0.1, 0.3, 1.0)  # standard deviations, where the entries of z_T have unit size
-LEVEL = 0.1  # the one reported: noise a tenth as long as z_T
-INPUTS = ("shuffled", "shuffled again", "teacher", *NOISE)  # what a probe reads besides the view
-FOLDS = 5  # each is tested on once, with the next one to stop by and the other three to learn from
-WIDTH, UPDATES, BATCH, LEARNING_RATE, CHECKS = 64, 1000, 128, 3e-3, 5
+KINDS = ("nothing", "nothing again", "everything", "embedding")
+NOISE = 0.1  # standard deviation, where the entries of z_T have unit size
+FOLDS = 5  # each is tested on once; the next says when to stop, three are learned from
+NUM_ENVS = 128
+STEPS = {"tunnelvision": 200, "collecthealth": 400}
+WIDTH = 64
+UPDATES = 1000
+BATCH = 128
+LEARNING_RATE = 3e-3
+CHECKS = 5  # how often a probe is tested while it learns
 
 
 class Steps(NamedTuple):
-    """Steps of the teacher, each distinct one once."""
+    """Steps of the acting teacher."""
 
     view: Tensor  # (n, V): the student's view and z_S
-    difference: Tensor  # (n, D): z_T - z_S, in units in which their entries have size 1
-    variance: Tensor  # (D,) of it
+    difference: Tensor  # (n, D): z_T - z_S, in units in which the entries of z have size 1
     obs_teacher: Tensor  # (n, ...)
     facts: Tensor  # (n, F), 0 or 1
-    private: Tensor  # (n, F): 1 where the student does not see the fact, 0 where it does not count
-    weight: Tensor  # (n,): how often the step occurred
+    is_private: Tensor  # (n, F): 0 where the student sees the fact
     fold: Tensor  # (n,)
 
 
-class Probes(nn.Module):
-    """P networks of one size, side by side.
+def unseen_cells(obs_teacher: Tensor):  # (n, R*C + 21) -> (n, 8), (n, 8)
+    """TunnelVision: the eight cells clockwise from east, and which are not ahead."""
+    heading = obs_teacher[:, -21:-17].argmax(1)  # before last action (9) and cells (8)
+    turn = (torch.arange(8) - 2 * heading[:, None]) % 8  # 0 straight ahead, clockwise
+    return (obs_teacher[:, -8:] > 0).float(), ((turn > 1) & (turn < 7)).float()
 
-    Those of one fold start equal, but for "shuffled again". What they differ in starts without
-    effect: a probe that it tells nothing need not learn to ignore it.
+
+def unseen_box(obs_teacher: Tensor):  # (n, 6 * K + 8) -> (n, 3), (n, 3)
+    """CollectHealth: is the nearest box left of the picture, behind, or right of it?"""
+    present, ahead, left = obs_teacher[:, :3].T  # boxes come nearest first
+    sides = torch.stack([left > ahead.abs(), -ahead >= left.abs(), -left > ahead.abs()], 1)
+    return (sides & (present[:, None] > 0)).float(), torch.ones(len(sides), 3)
+
+
+PRIVATE = {"tunnelvision": unseen_cells, "collecthealth": unseen_box}
+
+
+def fold_of(env: str, envs) -> np.ndarray:  # -> (N,)
+    """The part of the data that each environment's next step belongs to.
+
+    TunnelVision: the sum of the rows of the tunnel between its bends, modulo 5. Of the
+    layouts with any two given rows a fifth is in each fold: all are of one distribution.
     """
-
-    def __init__(self, n_view: int, n_extra: int, n_facts: int) -> None:
-        super().__init__()
-        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
-        start = [int(name == "shuffled again") for name in INPUTS]
-        sizes = [n_view + n_extra, WIDTH, WIDTH, n_facts]
-        for n_in, n_out in zip(sizes, sizes[1:]):
-            weight = (2 * torch.rand(FOLDS, 2, n_in, n_out) - 1)[:, start] / n_in**0.5
-            if n_in == sizes[0]:
-                weight[:, :, n_view:] = 0
-            self.weights.append(nn.Parameter(weight.flatten(0, 1)))
-            self.biases.append(nn.Parameter(torch.zeros(FOLDS * len(INPUTS), 1, n_out)))
-
-    def forward(self, x: Tensor, which: slice = slice(None)) -> Tensor:  # (P, B, V+E) -> (P, B, F)
-        """Each probe's logits on its own inputs; `which` names the probes that x is for."""
-        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases)):
-            x = torch.baddbmm(bias[which], x.relu() if layer else x, weight[which])
-        return x
-
-
-def read(steps: Steps, i: Tensor) -> Tensor:  # (B,) -> (K, B, V + E)
-    """What each input gives to read at steps i, with fresh noise.
-
-    z_T is read as its difference from z_S, at unit size: to a network that reads z_S as well this
-    is the same, but small differences are found in a tenth of the time.
-    """
-
-    def noisy(j: Tensor, noise: float) -> Tensor:  # (B,) -> (B, D)
-        z = steps.difference[j] + noise * torch.randn(len(j), steps.difference.shape[1])
-        return z / (steps.variance + noise**2).sqrt()
-
-    shuffled = [noisy(i[torch.randperm(len(i))], LEVEL) for _ in range(2)]
-    extra = [*shuffled, steps.obs_teacher[i].flatten(1), *(noisy(i, noise) for noise in NOISE)]
-    width = max(x.shape[1] for x in extra)
-    extra = torch.stack([F.pad(x, (0, width - x.shape[1])) for x in extra])
-    return torch.cat([steps.view[i].expand(len(INPUTS), -1, -1), extra], dim=2)
-
-
-def bits(logits: Tensor, steps: Steps, i: Tensor) -> Tensor:  # (P, B, F), (P, B) -> (P, B)
-    """Cross-entropy in bits, summed over the facts of a step that are private."""
-    off = F.binary_cross_entropy_with_logits(logits, steps.facts[i], reduction="none")
-    return (off * steps.private[i]).sum(-1) / math.log(2)
+    if env == "tunnelvision":
+        rows = (~envs.unwrapped.blocked[:, 1:-1, 4:-2:2]).argmax(1)  # (N, bends)
+        return rows.sum(1) % FOLDS
+    return np.arange(NUM_ENVS) % FOLDS
 
 
 @torch.no_grad()
-def score(probes: Probes, steps: Steps, part: Tensor, fold: int) -> Tensor:  # (m,) -> (K,)
-    """Mean bits of one fold's probes over the steps `part`."""
-    total, which = 0, slice(fold * len(INPUTS), (fold + 1) * len(INPUTS))
-    for i in part.split(4096):
-        off = bits(probes(read(steps, i), which), steps, i.expand(len(INPUTS), -1))
-        total = total + (off * steps.weight[i]).sum(1)
-    return total / steps.weight[part].sum()
-
-
-def cross_entropies(steps: Steps, updates: int = UPDATES) -> Tensor:  # -> (FOLDS, K)
-    """Train all probes; bits a step of each on its unseen fold, when it was best on `stop`."""
+def gather(env: str, nets) -> Steps:
+    """Steps of the acting teacher."""
     torch.manual_seed(0)
-    after = [(steps.fold - fold) % FOLDS for fold in range(FOLDS)]
-    test, stop = ([(a == k).nonzero()[:, 0] for a in after] for k in (0, 1))
-    learn = [(a > 1).nonzero()[:, 0] for a in after]
-    draws = [part[torch.multinomial(steps.weight[part], updates * BATCH, replacement=True)]
-             .view(updates, BATCH) for part in learn]  # fmt: skip
-    n_extra = read(steps, test[0][:1]).shape[2] - steps.view.shape[1]
-    probes = Probes(steps.view.shape[1], n_extra, steps.facts.shape[1])
-    optimizer = torch.optim.Adam(probes.parameters(), LEARNING_RATE, fused=True)
-    best = torch.full((2, FOLDS, len(INPUTS)), math.inf)
-    for update in range(updates):
-        optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 - update / updates)
-        batches = [draw[update] for draw in draws]
-        x = torch.cat([read(steps, i) for i in batches])  # (P, B, V + E)
-        i = torch.stack(batches).repeat_interleave(len(INPUTS), 0)  # (P, B)
-        descend(optimizer, bits(probes(x), steps, i).mean(1).sum())
-        if (update + 1) % (updates // CHECKS) == 0:
-            for fold in range(FOLDS):
-                now = torch.stack([score(probes, steps, p[fold], fold) for p in (stop, test)])
-                better = now[0] < best[0, fold]
-                best[:, fold, better] = now[:, better]
-    return best[1]
+    envs = tsalign.make_envs(env, NUM_ENVS)
+    obs = tsalign.reset_envs(envs, seed=10_000)
+    parts = []
+    for _ in range(STEPS[env]):
+        obs_teacher = to_tensor(obs["teacher"], "cpu")
+        obs_student = to_tensor(obs["student"], "cpu")
+        z_student = nets.student(obs_student)
+        difference = nets.teacher(obs_teacher) - z_student
+        unit = difference.shape[1] ** 0.5
+        if obs_student.dtype == torch.uint8:  # one channel tells the room's colours apart
+            obs_student = obs_student[..., 0].float() / 127.5 - 1
+        facts, is_private = PRIVATE[env](obs_teacher)
+        part = Steps(
+            view=torch.cat([obs_student.flatten(1), unit * z_student], 1),
+            difference=unit * difference,
+            obs_teacher=obs_teacher,
+            facts=facts,
+            is_private=is_private,
+            fold=torch.tensor(fold_of(env, envs)),
+        )
+        parts.append(part)
+        action = nets.distribution("teacher", obs_teacher).sample()
+        obs, _, terminated, truncated, _ = tsalign.step_envs(envs, action)
+        if (terminated | truncated).any():
+            obs = tsalign.reset_envs(envs, ended=terminated | truncated)
+    return Steps(*map(torch.cat, zip(*parts)))
+
+
+def read(
+    kind: str, steps: Steps, size: Tensor, i: Tensor
+) -> Tensor:  # (D,), (B,) -> (B, .)
+    """What a probe reads at steps i. z_T has fresh noise.
+
+    It is read as its difference from z_S, divided by its size. To a network that reads z_S
+    as well this is the same, but small differences are found in a tenth of the time.
+    """
+    if kind == "everything":
+        return torch.cat([steps.view[i], steps.obs_teacher[i].flatten(1)], 1)
+    whose = i if kind == "embedding" else i[torch.randperm(len(i))]
+    difference = steps.difference[whose]
+    noisy = difference + NOISE * torch.randn_like(difference)
+    return torch.cat([steps.view[i], noisy / size], 1)
+
+
+def train_probe(kind: str, steps: Steps, fold: int) -> float:
+    """Bits on the fold when they were fewest on the next one; it learns from the others."""
+    torch.manual_seed(fold + 100 if kind == "nothing again" else fold)
+    ahead = (steps.fold - fold) % FOLDS
+    test = (ahead == 0).nonzero()[:, 0]
+    stop = (ahead == 1).nonzero()[::4, 0]  # a part is enough
+    learn = (ahead > 1).nonzero()[:, 0]
+    batches = learn[torch.randint(len(learn), (UPDATES, BATCH))]
+    size = (steps.difference.var(0) + NOISE**2).sqrt()
+    n_view = steps.view.shape[1]
+    n_inputs = read(kind, steps, size, test[:1]).shape[1]
+    probe = nn.Sequential(
+        nn.Linear(n_inputs, WIDTH),
+        nn.ReLU(),
+        nn.Linear(WIDTH, WIDTH),
+        nn.ReLU(),
+        nn.Linear(WIDTH, steps.facts.shape[1]),
+    )
+    with torch.no_grad():  # what is read besides the view has no effect at first
+        probe[0].weight[:, n_view:] = 0
+
+    def bits(i: Tensor) -> Tensor:  # (B,) -> ()
+        """Cross-entropy in bits, summed over the private facts of a step."""
+        logits = probe(read(kind, steps, size, i))
+        off = F.binary_cross_entropy_with_logits(logits, steps.facts[i], reduction="none")
+        return (off * steps.is_private[i]).sum(1).mean() / math.log(2)
+
+    optimizer = torch.optim.Adam(probe.parameters(), LEARNING_RATE, fused=True)
+    best = math.inf
+    for update, i in enumerate(batches):
+        tsalign.set_rate(optimizer, LEARNING_RATE * (1 - update / UPDATES))
+        tsalign.take_step(optimizer, bits(i))
+        if (update + 1) % (UPDATES // CHECKS) == 0:
+            with torch.no_grad():
+                now = bits(stop).item()
+                if now < best:
+                    best = now
+                    tested = bits(test).item()
+    return tested
+
+
+def checksum(folder: Path) -> int:
+    """Of the weights: tells a run from another one of the same settings."""
+    return zlib.crc32((folder / "checkpoint.pt").read_bytes())
+
+
+def measure(folder: Path) -> None:
+    """Measure one run and write `leak.json` into its folder."""
+    torch.set_num_threads(1)
+    config, nets = tsalign.load_run(folder)
+    steps = gather(config.env, nets)
+    bits = {}
+    for kind in KINDS:
+        bits[kind] = np.array([train_probe(kind, steps, fold) for fold in range(FOLDS)])
+    private_bits = (bits["nothing"] - bits["everything"]).mean()
+    row = {"checkpoint": checksum(folder), "private_bits": private_bits}
+    for name, kind in (("leak", "embedding"), ("control", "nothing again")):
+        share = ((bits["nothing"] - bits[kind]) / private_bits).tolist()  # of each fold
+        row[name] = statistics.mean(share)
+        row[f"{name}_interval"] = lab.interval(share)
+    tsalign.write_at_once(folder / "leak.json", json.dumps(row, indent=2) + "\n")
+
+
+def read_leak(folder: Path) -> dict:
+    """What `measure` wrote; empty where it did not, or where the run is a new one.
+
+    Raises BadInput where there is no run, or one of an environment without private facts.
+    """
+    config, _ = tsalign.load_run(folder)
+    if config.env not in PRIVATE:
+        raise BadInput(f"{folder}: private facts are defined of {', '.join(PRIVATE)} alone")
+    path = folder / "leak.json"
+    row = json.loads(path.read_text()) if path.exists() else {}
+    return row if row.get("checkpoint") == checksum(folder) else {}

@@ -1,0 +1,268 @@
+"""The paper's claims, one question each; both environments where nothing else is said.
+
+    python -m results.claims                    # all of them, one after the other
+    python -m results.claims align --jobs 2     # carries on where it was interrupted
+    python -m results.claims align --report     # redraws from align.csv
+
+    align      Eq. (7): success and leak over lambda_align; 5 seeds, 14 minutes
+    sharpness  why no-align is worse here than in the paper: s of Eq. (6) kept; 5, 10
+    stability  Eq. (8): how many of 20 seeds fail with and without it; 10 minutes
+    faster     the same where encoders learn three times as fast, TunnelVision; 20, 10
+    positives  Eq. (6): the partner from a step nearby, not from the same step; 5, 12
+    sitt       SITT's lambda1: is it hard to tune? 3 seeds, 10 minutes
+    pairs      how few pairs of views are enough, and what breaks first; 5 seeds, 50 minutes
+    settings   six environments at one set of settings; 10 seeds, 10 minutes
+
+Runs at Table I's settings are Table I's; the minutes are those besides, on two cores.
+"""
+
+import argparse
+import itertools
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from results import lab
+from results.leak.probes import measure, read_leak
+from results.own_env.scripted import play_scripted
+from tsalign import ENVS, METHODS, Config
+
+OWN = "results.claims.methods:"
+COLUMNS = [*lab.RUN, "variant", "leak", "leak_interval"]
+COLUMNS += ["steps_to_95", "views_to_95", "scripted"]
+FAST = {"encoder_lr": 3 * Config.encoder_lr}
+FAILED = 0.98  # a run of `stability` and `faster` has failed where S is below it
+LOOK_EVERY = 20_000  # steps, in `pairs`, to see when S is .95
+AXES = {"S": "success", "leak": "leak", "views_to_95": "student's views until S .95"}
+
+
+class Question(NamedTuple):
+    """What is varied, and what the variants are compared with."""
+
+    variants: list  # of (label, method, settings)
+    below: str = ""  # the axis of the variants in the figure
+    base: str = ""  # the label of the variant that others are compared with, seed by seed
+    seeds: range = range(5)
+    measures: tuple = ("S",)  # a row of axes each
+    envs: tuple = tuple(ENVS)
+
+
+def sweep(method: str, name: str, values: list[float], **others) -> list[tuple]:
+    """Variants over one setting; its default is among them."""
+    in_order = sorted({*values, getattr(Config, name)})
+    return [(f"{value:g}", method, {name: value, **others}) for value in in_order]
+
+
+def fewer_pairs(every: int) -> tuple:
+    """A variant of `pairs` that remembers as many cycles as the default, not as many pairs.
+
+    Where this is better than a memory of all pairs, old ones do harm.
+    """
+    memory = Config.pairs_memory * Config.pairs_every // every
+    return f"{every}, short memory", "ours", {"pairs_every": every, "pairs_memory": memory}
+
+
+QUESTIONS = {
+    "align": Question(
+        [("0", "no-align", {})]
+        + sweep("ours", "lambda_align", [0.1, 1.0, 3.0, 10.0, 30.0, 100.0]),
+        below="lambda_align",
+        base=f"{Config.lambda_align:g}",
+        measures=("S", "leak"),
+    ),
+    "sharpness": Question(
+        sweep(OWN + "fixed_sharpness", "inverse_temperature", [1.0, 10.0, 30.0, 100.0])
+        + [("learned", "no-align", {})],
+        below="s of Eq. (6), without Eq. (7)",
+        base="learned",
+    ),
+    "stability": Question(
+        [("with", "ours", {}), ("without", "no-stability", {})],
+        below="with Eq. (8) and without",
+        seeds=range(20),
+    ),
+    "faster": Question(
+        [("with", "ours", FAST), ("without", "no-stability", FAST)],
+        below="with Eq. (8) and without",
+        seeds=range(20),
+        envs=("tunnelvision",),
+    ),
+    "positives": Question(
+        [("0", "ours", {"pairs_every": 1})]
+        + [(f"{k}", f"{OWN}near_{k}", {"pairs_every": 1}) for k in (1, 2, 4)],
+        below="the partner is at most so many steps away",
+        base="0",
+    ),
+    "sitt": Question(
+        sweep("sitt", "sitt_lambda1", [0.0, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0]),
+        below="lambda1",
+        base=f"{Config.sitt_lambda1:g}",
+        seeds=range(3),
+    ),
+    "pairs": Question(
+        sweep("ours", "pairs_every", [2, 8, 32, 64, 128, 256, 512])
+        + [fewer_pairs(256), fewer_pairs(512)],
+        below="a pair is kept each so many steps",
+        base=f"{Config.pairs_every}",
+        measures=("S", "leak", "views_to_95"),
+    ),
+    "settings": Question([("", "ours", {})], seeds=range(10), envs=tuple(lab.STEPS)),
+}
+
+
+# --- Runs ---------------------------------------------------------------------------------
+
+
+def plan(question: str, seeds, out: Path) -> list[tuple[str, Config]]:
+    """The runs of a question, each with the label of its variant."""
+    asked = QUESTIONS[question]
+    runs = []
+    for seed in seeds or asked.seeds:
+        for env in asked.envs:
+            looks = {}
+            if question == "pairs":
+                looks = {"log_evals": lab.STEPS[env] // LOOK_EVERY, "log_episodes": 128}
+            for label, method, settings in asked.variants:
+                config = lab.standard(env, method, seed=seed, **settings, **looks)
+                runs.append((label or env.rpartition(":")[2], place(config, out)))
+    return runs
+
+
+def place(config: Config, out: Path) -> Config:
+    """The folder is named after the settings; runs without any are other scripts' runs."""
+    settings = lab.settings_of(config)
+    folder = out / settings.replace(" ", ",")
+    if not settings and config.method in METHODS:
+        folder = lab.TABLE1 if config.env in ENVS else Path("runs/own_env")
+    return replace(config, out=str(folder))
+
+
+def first_good(folder: Path) -> dict:
+    """Steps and student's views when S was .95 at two evaluations in a row, or nothing."""
+    log = lab.read_csv(folder / "log.csv")
+    for row, following in itertools.pairwise(log):
+        if min(float(row["success_student"]), float(following["success_student"])) >= 0.95:
+            return {"steps_to_95": row["env_steps"], "views_to_95": row["student_views"]}
+    return {}
+
+
+def answer(question: str, args: argparse.Namespace) -> dict[Path, str]:
+    """Train what is missing, measure its leak where it is asked for, fill the table."""
+    runs = plan(question, args.seeds, args.out)
+    configs = [config for _, config in runs]
+    labels = {config.folder: label for label, config in runs}
+    scripted = {}
+    if question == "settings":
+        scripted = {env: play_scripted(env) for env in QUESTIONS[question].envs}
+    to_measure = []
+    if "leak" in QUESTIONS[question].measures:
+        every_seed = question == "pairs"
+        to_measure = [config.folder for config in configs if every_seed or config.seed == 0]
+
+    def read(folder: Path) -> dict:
+        row = lab.read_run(folder) | {"variant": labels[folder]}
+        row["scripted"] = scripted.get(row["env"], "")
+        if question == "pairs":
+            row |= first_good(folder)
+        if folder in to_measure:
+            row |= read_leak(folder)
+        return row
+
+    path = args.results / f"{question}.csv"
+    failed = lab.train_all(configs, args.jobs, path, COLUMNS, read=read)
+    finished = [folder for folder in to_measure if folder not in failed]
+    waiting = {folder: folder for folder in finished if not read_leak(folder)}
+    failed |= lab.run_many(measure, waiting, args.jobs)
+    lab.merge_csv(path, COLUMNS, [read(folder) for folder in finished])
+    return failed
+
+
+def train(args: argparse.Namespace) -> dict[Path, str]:
+    """Answer the questions one after the other -> {run folder: error}."""
+    failed = {}
+    for question in args.questions:
+        failed |= answer(question, args)
+    return failed
+
+
+# --- What came out ------------------------------------------------------------------------
+
+
+def fisher_exact(bad_a: int, bad_b: int, n: int) -> float:
+    """Two-sided p of Fisher's exact test of bad_a and bad_b among n each."""
+    bad = bad_a + bad_b
+    ways = [math.comb(n, k) * math.comb(n, bad - k) for k in range(bad + 1)]
+    return sum(way for way in ways if way <= ways[bad_a]) / sum(ways)
+
+
+def compare_failures(runs: list[dict], others: list[dict]) -> str:
+    """Of two variants: how many of the seeds that both have failed in each."""
+    by_seed = {row["seed"]: float(row["S"]) for row in others}
+    matched = [row for row in runs if row["seed"] in by_seed]
+    bad = sum(float(row["S"]) < FAILED for row in matched)
+    bad_others = sum(by_seed[row["seed"]] < FAILED for row in matched)
+    p = fisher_exact(bad, bad_others, len(matched))
+    word = "cannot tell"
+    if p < 0.05:
+        word = "fewer" if bad < bad_others else "more"
+    counts = f"{bad} and {bad_others} of {len(matched)} below {FAILED}"
+    return f"{word} fail ({counts}, Fisher's p {p:.2f})"
+
+
+def compare(question: str, groups: dict[str, list[dict]]) -> list[str]:
+    """A sentence for each variant in one environment, with what n seeds can tell of it."""
+    base = QUESTIONS[question].base
+    sentences = []
+    for label, runs in groups.items():
+        text = f"{label}: {lab.describe(runs)}"
+        if base in groups and label != base:
+            text += f"; S beside {base}: {lab.verdict(runs, groups[base])}"
+        if label == "with" and "without" in groups:
+            text += f"; beside without: {compare_failures(runs, groups['without'])}"
+        sentences.append(text)
+    return sentences
+
+
+def answer_from(question: str, rows: list[dict], path: Path) -> None:
+    """Draw a column for each environment, a row for each measure; print sentences."""
+    measures = QUESTIONS[question].measures
+    columns = lab.group(rows, "env")
+    if question == "settings":
+        columns = {"one set of settings": rows}
+    figure, axes = lab.make_figure(len(columns), len(measures), height=3.0)
+    for column, (title, of_env) in zip(axes.T, columns.items()):
+        by_label = lab.group(of_env, "variant")
+        groups = {label: by_label[label] for label in sorted(by_label, key=lab.natural)}
+        for axis, name in zip(column, measures):
+            lab.draw_variants(axis, groups, name)
+            axis.set_ylabel(AXES[name])
+        if "views_to_95" in measures:
+            column[-1].set_yscale("log")
+        column[0].set_title(title)
+        column[-1].set_xlabel(QUESTIONS[question].below)
+        for sentence in compare(question, groups):
+            print(f"{question}, {title}: {sentence}")
+    note = "a dot for each of n seeds, a bar for their mean; crosses: the teacher"
+    if "leak" in measures:
+        note += "; leak with its 95 % interval over five folds"
+    lab.save_figure(figure, path, note)
+
+
+def report(args: argparse.Namespace) -> None:
+    """Draw each question's figure, and print what came out."""
+    for question in args.questions:
+        rows = lab.read_csv(args.results / f"{question}.csv")
+        answer_from(question, rows, args.results / f"{question}.png")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """`python -m results.claims`."""
+    parser = lab.lab_parser("claims", __doc__, None)
+    choices = {"choices": list(QUESTIONS), "default": list(QUESTIONS)}
+    parser.add_argument("questions", nargs="*", metavar="QUESTION", **choices)
+    lab.lab_main(train, report, parser, arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,473 @@
+"""Does the lab count, compare and keep its tables as it says? No test needs another."""
+
+import argparse
+import importlib
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import tsalign
+from results import lab
+from results.claims import __main__ as claims
+from results.claims import methods
+from results.growth import __main__ as growth
+from results.growth import layouts
+from results.leak import __main__ as leak
+from results.leak import probes
+from results.own_env import __main__ as own_env
+from results.own_env import cue_reach
+from results.own_env.scripted import play_scripted
+from results.play import __main__ as play
+from results.table1 import __main__ as table1
+from tsalign import BadInput, Config, make_envs
+
+SCRIPTS = [table1, claims, leak, growth, own_env, play]
+TINY = {
+    "num_envs": 4,
+    "rollout_steps": 16,
+    "total_steps": 64,
+    "embedding_dim": 8,
+    "width": 16,
+    "encoder_batch": 16,
+    "eval_episodes": 4,
+    "log_episodes": 4,
+    "log_evals": 1,
+}
+
+
+def fake_row(
+    env="tunnelvision", method="ours", seed=0, s=1.0, settings="", **others
+) -> dict:
+    """A row of a table, as if it had been read from a finished run."""
+    row = {"env": env, "method": method, "settings": settings, "seed": seed, "S": s}
+    row |= {"kind": "success", "T": 1.0, "gap": 1.0 - s, "seconds": 9}
+    return row | {"defaults": lab.defaults_of(env, method)} | others
+
+
+def exit_code(main, *arguments) -> int:
+    """With which a script ends; 0 where it just returns."""
+    try:
+        main([str(argument) for argument in arguments])
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
+def check_redrawn(main, folder, *arguments) -> None:
+    """--report makes each file again, to the byte, and leaves the tables as they are."""
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.suffix == ".csv"}
+    redraw = [*arguments, "--report", "--results", folder]
+    assert exit_code(main, *redraw) == 0
+    drawn = {path: path.read_bytes() for path in folder.iterdir()}
+    assert exit_code(main, *redraw) == 0
+    assert drawn == {path: path.read_bytes() for path in folder.iterdir()}
+    assert before == {path: drawn[path] for path in before}
+    assert any(path.suffix == ".png" for path in drawn)
+
+
+# --- What they share: lab.py --------------------------------------------------------------
+
+
+def test_intervals_by_hand():
+    assert lab.interval([1.0, 2.0, 3.0]) == pytest.approx(4.303 / math.sqrt(3))
+    assert lab.interval([0.5]) == math.inf
+    twenty = [0.0, 1.0] * 10  # the quantile is 2.093
+    assert lab.interval(twenty) == pytest.approx(
+        2.093 * np.std(twenty, ddof=1) / 20**0.5, 0.01
+    )
+
+
+def test_a_verdict_follows_from_matched_seeds_and_their_number():
+    base = [fake_row(seed=k, s=s) for k, s in enumerate([0.90, 0.80, 0.70])]
+    higher = [fake_row(seed=k, s=s) for k, s in enumerate([0.95, 0.85, 0.76])]
+    assert lab.verdict(higher, base).startswith("higher (+0.053")
+    assert lab.verdict(base, higher).startswith("lower (-0.053")
+    mixed = [fake_row(seed=k, s=s) for k, s in enumerate([0.99, 0.80, 0.69])]
+    assert lab.verdict(mixed, base).startswith("cannot tell")
+    assert lab.verdict(higher[:1], base) == "cannot tell"
+    others = [fake_row(seed=k + 10, s=0.1) for k in range(3)]
+    assert lab.verdict(higher, others) == "cannot tell"
+
+
+def test_numbers_are_sorted_as_numbers():
+    texts = ["a=30.0", "a=3.0", "a=0.1", "a=10.0", "512, short memory", "512", "64"]
+    in_order = ["64", "512", "512, short memory", "a=0.1", "a=3.0", "a=10.0", "a=30.0"]
+    assert sorted(texts, key=lab.natural) == in_order
+
+
+def test_a_command_with_fewer_runs_does_not_shorten_a_table(tmp_path):
+    path = tmp_path / "runs.csv"
+    lab.merge_csv(path, lab.RUN, [fake_row(seed=k, s=0.5) for k in range(12)])
+    lab.merge_csv(path, lab.RUN, [fake_row(seed=3, s=0.75)])
+    lab.merge_csv(path, lab.RUN, [fake_row(seed=3, s=0.25, settings="lambda_align=3.0")])
+    lab.merge_csv(path, lab.RUN, [])
+    rows = lab.read_csv(path)
+    assert [int(row["seed"]) for row in rows] == [*range(12), 3]
+    assert [row["S"] for row in rows if row["seed"] == "3"] == ["0.75", "0.25"]
+
+
+def test_a_table_made_with_other_defaults_is_not_mixed(tmp_path, capsys):
+    path = tmp_path / "runs.csv"
+    lab.merge_csv(path, lab.RUN, [fake_row(defaults="1")])
+    before = path.read_bytes()
+    assert exit_code(table1.main, "--results", tmp_path, "--out", tmp_path / "runs") == 2
+    assert "other defaults" in capsys.readouterr().err
+    assert path.read_bytes() == before
+
+
+def test_settings_are_what_differs_from_the_standard_run():
+    assert lab.settings_of(lab.standard("collecthealth")) == ""
+    assert lab.settings_of(lab.standard("tunnelvision", "no-align", seed=7)) == ""
+    changed = lab.standard("tunnelvision", lambda_align=3, total_steps=64)
+    assert lab.settings_of(changed) == "total_steps=64 lambda_align=3.0"
+
+
+def test_runs_are_trained_once_kept_and_named_where_they_fail(tmp_path, capsys):
+    good = Config(out=str(tmp_path), **TINY)
+    bad = Config(out=str(tmp_path), seed=1, encoder_lr=1e30, **TINY)
+    path = tmp_path / "runs.csv"
+    failed = lab.train_all([good, bad], 2, path)
+    assert list(failed) == [bad.folder] and "not finite" in failed[bad.folder]
+    (row,) = lab.read_csv(path)
+    result = json.loads((good.folder / "result.json").read_text())
+    assert float(row["S"]) == result["success_student"] and "num_envs=4" in row["settings"]
+    assert lab.train_all([good], 1, path) == {}
+    assert "1 runs, 0 of them to be trained" in capsys.readouterr().out
+    with pytest.raises(BadInput, match="lambda_align"):
+        lab.is_finished(Config(out=str(tmp_path), **TINY, lambda_align=3.0))
+
+
+def test_lab_main_ends_with_the_exit_code_that_it_says(tmp_path, capsys):
+    def run(train, *arguments):
+        parser = lab.lab_parser("table1", "text", [0])
+        return exit_code(lambda a: lab.lab_main(train, print, parser, a), *arguments)
+
+    def interrupted(args):
+        raise KeyboardInterrupt
+
+    assert run(lambda args: {}) == 0
+    assert run(lambda args: {tmp_path: "no luck"}) == 1
+    assert f"failed: {tmp_path}: no luck" in capsys.readouterr().err
+    assert run(interrupted) == 130
+    assert run(interrupted, "--report") == 0
+    assert run(lambda args: {}, "--jobs", "0") == 2
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.__name__)
+def test_help_and_bad_input_train_nothing(script, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(lab, "run_many", None)
+    assert exit_code(script.main, "--help") == 0
+    arguments = ["nowhere"] if script is play else ["--report", "--results", tmp_path]
+    assert exit_code(script.main, *arguments) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+# --- Table I ------------------------------------------------------------------------------
+
+
+def test_table1_by_hand_and_redrawn(tmp_path, capsys):
+    runs = [fake_row(seed=k, s=s) for k, s in enumerate([1.0, 0.99, 0.98])]
+    runs += [fake_row(method="bc", seed=k, s=s) for k, s in enumerate([0.2, 0.3])]
+    curves = [row | {"env_steps": 4096} for row in runs]
+    curves += [row | {"env_steps": 102400} for row in runs]
+    lab.merge_csv(tmp_path / "runs.csv", lab.RUN, runs)
+    lab.merge_csv(tmp_path / "curves.csv", table1.CURVES, curves, [*lab.KEY, "env_steps"])
+    check_redrawn(table1.main, tmp_path)
+    text = (tmp_path / "table1.md").read_text()
+    assert "| `ours` | 3 | 1.000 ± 0.000 | 0.990 ± 0.010 |" in text
+    assert "| 0.980 | 1.00 / 1.00 |" in text
+    assert (
+        "| `bc` | 2 | 1.000 ± 0.000 | 0.25 ± 0.07 | 0.75 ± 0.07 | 0.200 | 1.00 / 0.19 |"
+        in text
+    )
+
+
+# --- The leak -----------------------------------------------------------------------------
+
+
+def test_one_coin_of_two_leaks_as_much_as_the_noise_leaves_of_it(monkeypatch):
+    settings = {"WIDTH": 32, "CHECKS": 1, "LEARNING_RATE": 1e-2, "UPDATES": 80}
+    for name, value in settings.items():
+        monkeypatch.setattr(probes, name, value)
+    generator = torch.Generator().manual_seed(0)
+    view = 2 * torch.randint(2, (1500, 2), generator=generator).float() - 1
+    coins = 2 * torch.randint(2, (1500, 2), generator=generator).float() - 1
+    steps = probes.Steps(
+        view=view,
+        difference=0.1 * coins[:, :1],
+        obs_teacher=torch.cat([view, coins], 1),
+        facts=(coins + 1) / 2,
+        is_private=torch.ones_like(coins),
+        fold=torch.arange(1500) % probes.FOLDS,
+    )
+    bits = {kind: probes.train_probe(kind, steps, fold=0) for kind in probes.KINDS}
+    assert bits["nothing"] == pytest.approx(2, abs=0.05)
+    assert bits["nothing again"] == pytest.approx(2, abs=0.05)
+    assert bits["everything"] < 0.05
+    left = 0.486  # bits of a coin of +-.1 in Gaussian noise of .1, by integration
+    assert 2 - bits["embedding"] == pytest.approx(left, abs=0.1)
+
+
+def test_private_cells_are_those_that_the_students_view_lacks():
+    obs, _ = make_envs("tunnelvision", 64).reset(seed=0)
+    facts, is_private = probes.unseen_cells(torch.tensor(obs["teacher"]))
+    assert (is_private.sum(1) == 5).all()
+    seen = [sorted(f[p == 0].tolist()) for f, p in zip(facts, is_private)]
+    assert seen == [sorted(((view + 1) / 2).tolist()) for view in obs["student"][:, -3:]]
+
+
+def test_the_nearest_box_by_its_bearing():
+    obs = torch.zeros(5, 38)
+    obs[:4, 0] = 1  # the last has collected all
+    obs[:, 1:3] = torch.tensor([[1.0, 0], [-0.2, 1], [-1, 0], [0, -1], [0, 1]])
+    facts, is_private = probes.unseen_box(obs)
+    assert facts.tolist() == [[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]]
+    assert (is_private == 1).all()
+
+
+def test_folds_hold_different_layouts_and_any_two_bends_equally_often():
+    envs = make_envs("tunnelvision", 500)
+    folds = {}
+    for seed in range(0, 2000, 500):
+        envs.reset(seed=seed)
+        bends = (~envs.unwrapped.blocked[:, 1:-1, 4:-2:2]).argmax(1)
+        folds |= zip(
+            map(tuple, bends.tolist()), probes.fold_of("tunnelvision", envs).tolist()
+        )
+    assert len(folds) == 125
+    for fold in range(probes.FOLDS):
+        of_fold = np.array([bends for bends in folds if folds[bends] == fold])
+        for pair in ((0, 1), (1, 2), (0, 2)):
+            assert len(np.unique(of_fold[:, pair], axis=0)) == 25
+
+
+def test_a_run_is_measured_once_and_redrawn(tmp_path, monkeypatch, capsys):
+    told = {"nothing": 2.0, "nothing again": 1.9, "everything": 1.0, "embedding": 1.5}
+    monkeypatch.setattr(probes, "train_probe", lambda kind, steps, fold: told[kind])
+    monkeypatch.setattr(probes, "STEPS", {"tunnelvision": 2})
+    monkeypatch.setattr(lab, "run_many", run_here)
+    config = Config(out=str(tmp_path / "runs"), **TINY)
+    tsalign.train(config)
+    results = tmp_path / "results"
+    for to_go in ("1 of them", "0 of them"):
+        assert exit_code(leak.main, config.folder, "--results", results) == 0
+        assert to_go in capsys.readouterr().out
+    (row,) = lab.read_csv(results / "leak.csv")
+    figures = [float(row[name]) for name in ("leak", "control", "private_bits")]
+    assert figures == pytest.approx([0.5, 0.1, 1.0])
+    check_redrawn(leak.main, results)
+
+
+def run_here(task, arguments, jobs) -> dict:
+    """`lab.run_many` without processes."""
+    for argument in arguments.values():
+        task(argument)
+    return {}
+
+
+# --- The claims ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("question", claims.QUESTIONS)
+def test_each_question_has_a_folder_for_each_run_and_is_redrawn(question, tmp_path, capsys):
+    asked = claims.QUESTIONS[question]
+    runs = claims.plan(question, [0, 1, 2], tmp_path)
+    assert len(runs) == 3 * len(asked.envs) * len(asked.variants)
+    assert len({config.folder for _, config in runs}) == len(runs)
+    rows = []
+    for label, config in runs:
+        settings = lab.settings_of(config)
+        row = fake_row(config.env, config.method, config.seed, 0.9, settings, variant=label)
+        if "leak" in asked.measures and config.seed == 0:
+            row |= {"leak": 0.1, "leak_interval": 0.05, "views_to_95": 4096}
+        rows.append(row)
+    lab.merge_csv(tmp_path / f"{question}.csv", claims.COLUMNS, rows)
+    check_redrawn(claims.main, tmp_path, question)
+    said = capsys.readouterr().out
+    assert "S 0.900, worst 0.900, n = 3" in said
+    if asked.base:
+        assert asked.base in [label for label, _, _ in asked.variants]
+        assert f"S beside {asked.base}: cannot tell (+0.000" in said
+
+
+def test_runs_at_table_1s_settings_are_table_1s(tmp_path):
+    homes = {}
+    for label, config in claims.plan("align", [0], tmp_path):
+        homes[config.env, label] = config.folder.parent
+    assert homes["tunnelvision", "0"] == lab.TABLE1
+    assert homes["collecthealth", f"{Config.lambda_align:g}"] == lab.TABLE1
+    assert homes["collecthealth", "3"] == tmp_path / "lambda_align=3.0"
+
+
+def test_fisher_by_hand():
+    assert claims.fisher_exact(3, 1, 4) == pytest.approx(34 / 70)  # the lady tasting tea
+    assert claims.fisher_exact(0, 0, 20) == 1
+    both_ends = 2 * math.comb(20, 5) / math.comb(40, 5)
+    assert claims.fisher_exact(5, 0, 20) == pytest.approx(both_ends)
+
+
+def test_failures_are_told_apart_where_n_allows_it():
+    good = [fake_row(seed=k) for k in range(20)]
+    six_bad = [fake_row(seed=k, s=0.5 if k < 6 else 1.0) for k in range(30)]
+    assert claims.compare_failures(good, six_bad).startswith("fewer fail (0 and 6 of 20")
+    assert claims.compare_failures(six_bad, good).startswith("more fail")
+    assert claims.compare_failures(good[:5], six_bad).startswith("cannot tell")
+
+
+def test_s_is_95_where_two_evaluations_in_a_row_say_so(tmp_path):
+    lines = ["env_steps,student_views,success_student"]
+    lines += ["100,1,.96", "200,2,.90", "300,3,.95", "400,4,.97", "500,5,.2"]
+    (tmp_path / "log.csv").write_text("\n".join(lines))
+    found = claims.first_good(tmp_path)
+    assert found == {"steps_to_95": "300", "views_to_95": "3"}
+
+
+def test_nearby_steps_are_of_the_same_episode_and_all_occur():
+    episode = torch.tensor([[0, 0, 0, 1, 1, 1, 1, 1], [0] * 8]).T  # (T, N)
+    drawn = torch.stack([methods.draw_nearby(episode, 2) for _ in range(200)])
+    seen = [[set(drawn[:, t, n].tolist()) for t in range(8)] for n in range(2)]
+    later = [{3, 4, 5}, {3, 4, 5, 6}, {3, 4, 5, 6, 7}, {4, 5, 6, 7}, {5, 6, 7}]
+    assert seen[0] == [{0, 1, 2}] * 3 + later
+    assert seen[1] == [set(range(max(t - 2, 0), min(t + 3, 8))) for t in range(8)]
+
+
+@pytest.mark.parametrize("env", ["tunnelvision", "collecthealth"])
+def test_where_an_episode_begins_is_read_off_the_teachers_views(env):
+    envs = make_envs(env, 16)
+    envs.unwrapped.draw_student = False
+    rng = np.random.default_rng(0)
+    obs, _ = envs.reset(seed=0)
+    views = []
+    begins = [np.ones(16, bool)]
+    for _ in range(120):
+        views.append(torch.tensor(obs["teacher"]))
+        obs, _, terminated, truncated, _ = envs.step(rng.integers(8, size=16))
+        begins.append(terminated | truncated)
+        obs, _ = envs.reset(options={"reset_mask": begins[-1]})
+    found = methods.BEGINS[env](torch.stack(views)).numpy()
+    wrong = (found != np.stack(begins[:-1])).sum()
+    assert wrong <= 0.02 * np.sum(
+        begins
+    )  # a new start within a step of the end is not seen
+
+
+def one_phase(method: str) -> tuple[torch.Tensor, float]:
+    """The teacher's encoder and s after one phase of a method, from the same start."""
+    torch.manual_seed(0)
+    config = tsalign.complete(Config(method=method, inverse_temperature=3.0, **TINY))
+    envs = make_envs(config.env, config.num_envs)
+    nets = tsalign.Networks(envs, config)
+    _, optimizer = tsalign.make_optimizers(nets, config)
+    obs = tsalign.reset_envs(envs, seed=0)
+    _, pairs, _ = tsalign.collect(envs, obs, nets, np.ones(17, bool))
+    tsalign.find_method(method).train_student(nets, optimizer, pairs, config)
+    return nets.teacher.net[1].weight.detach(), nets.log_inverse_temperature.exp().item()
+
+
+def test_sharpness_stays_and_a_near_partner_is_another_one():
+    ours, s = one_phase("ours")
+    assert s != pytest.approx(3.0, abs=1e-4)
+    _, s = one_phase(claims.OWN + "fixed_sharpness")
+    assert s == pytest.approx(3.0, abs=1e-4)
+    near, _ = one_phase(claims.OWN + "near_2")
+    assert not torch.allclose(ours, near, atol=1e-4)
+
+
+# --- Growth, environments of one's own, pictures ------------------------------------------
+
+
+def test_growth_follows_its_rule(tmp_path, monkeypatch):
+    planned = []
+    monkeypatch.setattr(
+        lab, "train_all", lambda configs, *_, **__: planned.extend(configs) or {}
+    )
+    args = {"seeds": [0], "out": tmp_path, "results": tmp_path, "jobs": 1}
+    growth.train(argparse.Namespace(**args))
+    steps = {config.env: config.total_steps for config in planned}
+    standard = lab.STEPS["tunnelvision"]
+    assert steps["tunnelvision,rows=5,cols=9,max_episode_steps=100"] == standard
+    assert steps["tunnelvision,rows=9,cols=21,max_episode_steps=420"] == round(
+        standard * 4.2
+    )
+    assert len(planned) == 9
+
+
+def test_new_layouts_are_counted_and_redrawn(tmp_path, monkeypatch, capsys):
+    envs = make_envs("tunnelvision", 40)
+    envs.reset(seed=20_000)
+    drawn = {grid.tobytes() for grid in envs.unwrapped.blocked[:10]}
+    nets = tsalign.Networks(envs, Config(**TINY))
+    is_new, _ = layouts.play_once(envs, nets, "student", drawn)
+    assert not is_new[:10].any() and is_new.any()
+
+    monkeypatch.setattr(layouts, "N_EPISODES", 50)
+    draw = layouts.TunnelVisionVectorEnv._draw_layout
+    monkeypatch.setattr(
+        layouts.TunnelVisionVectorEnv, "_draw_layout", draw
+    )  # put back after
+    env = "tunnelvision,rows=9,cols=21,max_episode_steps=20"
+    config = Config(env=env, out=str(tmp_path / "runs"), **TINY | {"log_episodes": 2})
+    layouts.train_and_compare(config)
+    row = growth.read_sized(config.folder)
+    assert row["size"] == "9 x 21" and row["new_share"] == 1 and row["layouts_drawn"] >= 4
+    for name in ("grid", "image"):
+        lab.merge_csv(tmp_path / "results" / f"{name}.csv", growth.COLUMNS, [row])
+    check_redrawn(growth.main, tmp_path / "results")
+    assert "on the 1.000 of layouts not trained on" in capsys.readouterr().out
+
+
+def test_cue_reach_by_hand_and_its_scripted_student():
+    env = cue_reach.CueReachEnv()
+    env.reset(seed=0)
+    for position, is_lit in (((0.0, 0.5), 0), ((0.3, -0.1), 1), ((0.3, 0.0), 1)):
+        env.position = np.array(position)
+        obs = env.observe()
+        assert obs["teacher"][2] == env.cue and obs["student"][2] == env.cue * is_lit
+    for side in (-1.0, 1.0):
+        env.position = np.array([0.9 * side, 0.5])
+        env.cue = 1.0
+        _, reward, terminated, _, _ = env.step(np.array([side, 0.0]))
+        assert terminated and reward == pytest.approx(side - cue_reach.STEP_COST)
+    assert 0.8 < play_scripted("results.own_env.cue_reach:CueReach-v0", 100) < 0.9
+    assert play_scripted("results.own_env.cue:Cue-v0", 20) == 1
+    assert play_scripted("tunnelvision", 20) == ""
+
+
+def test_the_lavas_scripted_student_and_the_teachers_map():
+    pytest.importorskip("minigrid")
+    lava = importlib.import_module("results.own_env.minigrid_lava")
+    assert play_scripted("results.own_env.minigrid_lava:LavaTurned-v0", 50) == 1
+    env = lava.LavaEnv()
+    obs, _ = env.reset(seed=0)
+    for action in (0, 1, 2, 1, 2, 2):
+        student = obs["student"][:36].reshape(3, 3, 4)
+        room = obs["teacher"][: 4 * lava.SPAN**2].reshape(lava.SPAN, lava.SPAN, 4)
+        near = room[7:10, 6:9]  # the agent is in the middle, at 8
+        is_seen = student.any(-1)
+        np.testing.assert_array_equal(near[is_seen], student[is_seen])
+        obs, _, _, _, _ = env.step(action)
+
+
+def test_own_env_is_redrawn(tmp_path, capsys):
+    rows = []
+    for env in own_env.ENVS:
+        for method in own_env.METHODS:
+            rows += [fake_row(env, method, seed, 0.5, scripted=0.83) for seed in range(3)]
+    lab.merge_csv(tmp_path / "own_env.csv", [*lab.RUN, "scripted"], rows)
+    check_redrawn(own_env.main, tmp_path)
+    assert "n = 3; T 1.000; scripted student 0.830" in capsys.readouterr().out
+
+
+def test_a_saved_run_is_evaluated_and_drawn(tmp_path, capsys):
+    image = pytest.importorskip("PIL.Image")
+    config = Config(out=str(tmp_path), **TINY)
+    tsalign.train(config)
+    arguments = [config.folder, config.folder, "--episodes", "4", "--out", tmp_path]
+    assert exit_code(play.main, *arguments) == 0
+    said = capsys.readouterr().out
+    assert "success in 4 fresh episodes: teacher " in said and "ours: the student " in said
+    with image.open(tmp_path / "tunnelvision_ours_ours.gif") as gif:
+        assert gif.n_frames >= 2 and gif.width == 800
