@@ -434,7 +434,7 @@ class Start(NamedTuple):
     envs: gym.vector.VectorEnv
     nets: tsalign.Networks
     policy_optimizer: torch.optim.Adam
-    student_optimizer: torch.optim.Adam
+    pairs_optimizer: torch.optim.Adam
     rollout: tsalign.Rollout
     pairs: tsalign.Pairs
 
@@ -446,11 +446,11 @@ def start_run(method="ours", env="tunnelvision,max_episode_steps=5", **changes) 
     nets = tsalign.Networks(envs, config)
     last_layer = nets.policy.net[-1]
     last_layer.weight.data *= 100
-    policy_optimizer, student_optimizer = tsalign.make_optimizers(nets, config)
+    policy_optimizer, pairs_optimizer = tsalign.make_optimizers(nets, config)
     obs = tsalign.reset_envs(envs, seed=0)
     looks = np.ones(config.rollout_steps + 1, bool)
     rollout, pairs, _ = tsalign.collect(envs, obs, nets, looks)
-    return Start(config, envs, nets, policy_optimizer, student_optimizer, rollout, pairs)
+    return Start(config, envs, nets, policy_optimizer, pairs_optimizer, rollout, pairs)
 
 
 def small_networks(envs=None, method="ours") -> tsalign.Networks:
@@ -622,7 +622,7 @@ def test_config_has_a_default_of_its_type_and_a_sentence_of_help_for_each_field(
 
 def test_config_every_default_is_within_its_own_range():
     config = Config()
-    assert tsalign.complete(config) == config
+    assert tsalign.checked(config) == config
 
 
 def test_config_the_folder_is_one_name_without_colons_or_slashes():
@@ -774,49 +774,49 @@ def test_encoder_every_pixel_of_an_image_of_any_size_reaches_z(shape):
     assert (images.grad != 0).all()
 
 
-def test_encoder_fit_inputs_maps_values_far_narrower_than_their_bounds():
+def test_encoder_fit_input_range_maps_values_far_narrower_than_their_bounds():
     encoder = encoder_of([0, 0], [100, 1e5])
-    encoder.fit_inputs(torch.tensor([[0.0, 3.0], [1.0, 4.0], [0.0, 5.0]]))
+    encoder.fit_input_range(torch.tensor([[0.0, 3.0], [1.0, 4.0], [0.0, 5.0]]))
     seen = inputs_of(encoder, [[0.0, 3.0], [1.0, 5.0]])
     assert torch.allclose(seen, torch.tensor([[-1.0, -1.0], [1.0, 1.0]]), atol=1e-5)
 
 
-def test_encoder_fit_inputs_maps_bytes_that_use_a_part_of_their_range():
+def test_encoder_fit_input_range_maps_bytes_that_use_a_part_of_their_range():
     encoder = encoder_of([0, 0], [255, 255], np.uint8)
-    encoder.fit_inputs(torch.tensor([[0, 0], [10, 255]], dtype=torch.uint8))
+    encoder.fit_input_range(torch.tensor([[0, 0], [10, 255]], dtype=torch.uint8))
     seen = inputs_of(encoder, torch.tensor([[5, 51]], dtype=torch.uint8))
     assert torch.allclose(seen, torch.tensor([[0.0, -0.6]]), atol=1e-5)
 
 
-def test_encoder_fit_inputs_maps_unbounded_values_whatever_their_size():
+def test_encoder_fit_input_range_maps_unbounded_values_whatever_their_size():
     inf = np.inf
     encoder = encoder_of([-inf, -inf, 0], [inf, inf, inf])
-    encoder.fit_inputs(torch.tensor([[0.0, -0.1, 5e6], [1000.0, 0.1, 6e6]]))
+    encoder.fit_input_range(torch.tensor([[0.0, -0.1, 5e6], [1000.0, 0.1, 6e6]]))
     seen = inputs_of(encoder, [[500.0, 0.1, 5e6]])
     assert torch.allclose(seen, torch.tensor([[0.0, 1.0, -1.0]]), atol=1e-4)
 
 
-def test_encoder_fit_inputs_keeps_bounds_that_are_at_most_ten_times_too_wide():
+def test_encoder_fit_input_range_keeps_bounds_that_are_at_most_ten_times_too_wide():
     encoder = encoder_of([0, 0], [9.9, 10.1])
-    encoder.fit_inputs(torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
+    encoder.fit_input_range(torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
     seen = inputs_of(encoder, [[1.0, 1.0]])
     assert seen[0].tolist() == pytest.approx([2 / 9.9 - 1, 1], abs=1e-6)
 
 
-def test_encoder_fit_inputs_keeps_a_constant_with_bounds_and_counts_from_one_without():
+def test_encoder_fit_input_range_keeps_a_constant_with_bounds_and_counts_from_one_without():
     encoder = encoder_of([0, -np.inf], [100, np.inf])
-    encoder.fit_inputs(torch.tensor([[50.0, 7.0], [50.0, 7.0]]))
+    encoder.fit_input_range(torch.tensor([[50.0, 7.0], [50.0, 7.0]]))
     seen = inputs_of(encoder, [[50.0, 7.0], [75.0, 8.0]])
     assert torch.allclose(seen, torch.tensor([[0.0, 0.0], [0.5, 1.0]]))
 
 
-def test_encoder_fit_inputs_takes_each_channel_of_an_image_as_a_whole():
+def test_encoder_fit_input_range_takes_each_channel_of_an_image_as_a_whole():
     images = torch.zeros(2, 7, 7, 3, dtype=torch.uint8)
     images[0, 0, 0, 0] = 10  # the other pixels of this channel are constant
     images[:, 3, 3, 0] = 5
     images[1, 6, 6, 1] = 200
     encoder = tsalign.Encoder(Box(0, 255, (7, 7, 3), np.uint8), 8, 16)
-    encoder.fit_inputs(images)
+    encoder.fit_input_range(images)
     seen = inputs_of(encoder, images)[:, :, :7, :7]  # without the padding
     assert seen[:, 0].min().item() == -1
     assert seen[0, 0, 0, 0].item() == pytest.approx(1)
@@ -826,7 +826,7 @@ def test_encoder_fit_inputs_takes_each_channel_of_an_image_as_a_whole():
 
 
 @pytest.mark.parametrize("env", ["tunnelvision", "collecthealth"])
-def test_encoder_fit_inputs_changes_nothing_in_the_papers_environments(env):
+def test_encoder_fit_input_range_changes_nothing_in_the_papers_environments(env):
     config = Config(env=env)
     envs = tsalign.make_envs(env, config.num_envs)
     nets = tsalign.Networks(envs, config)
@@ -835,8 +835,8 @@ def test_encoder_fit_inputs_changes_nothing_in_the_papers_environments(env):
     looks = np.zeros(config.rollout_steps + 1, bool)
     looks[config.rollout_steps - 1] = True
     rollout, pairs, _ = tsalign.collect(envs, obs, nets, looks)
-    nets.teacher.fit_inputs(rollout.obs_teacher.flatten(0, 1))
-    nets.student.fit_inputs(pairs.obs_student)
+    nets.teacher.fit_input_range(rollout.obs_teacher.flatten(0, 1))
+    nets.student.fit_input_range(pairs.obs_student)
     for agent in ("teacher", "student"):
         assert torch.equal(getattr(nets, agent).scale, getattr(untouched, agent).scale)
         assert torch.equal(getattr(nets, agent).shift, getattr(untouched, agent).shift)
@@ -1040,7 +1040,7 @@ def test_envs_draw_student_reaches_a_vector_form_and_each_single_environment():
     without = tsalign.make_envs(of_this_file("Cue"), 2)
     for draws in (False, True):
         for envs in (vector, singles, without):
-            tsalign.draw_student(envs, draws)
+            tsalign.set_draw_student(envs, draws)
         assert vector.unwrapped.draw_student == draws
         for env in singles.unwrapped.envs:
             assert env.unwrapped.draw_student == draws
@@ -1086,7 +1086,7 @@ def collect_recorded(looks, num_envs=8):
     """Two-step episodes -> rollout, pairs, the observation after them, envs, nets."""
     envs = RecordedEnvs(num_envs, max_episode_steps=2)
     nets = small_networks(envs)
-    tsalign.draw_student(envs, bool(looks[0]))
+    tsalign.set_draw_student(envs, bool(looks[0]))
     obs = tsalign.reset_envs(envs, seed=0)
     rollout, pairs, obs_after = tsalign.collect(envs, obs, nets, np.array(looks))
     return rollout, pairs, obs_after, envs, nets
@@ -1309,10 +1309,10 @@ def test_phase_one_moves_both_encoders_by_the_gradient_of_eq9_and_nothing_else(m
     start = start_run(
         method, env, encoder_batch=64, encoder_updates=2, encoder_lr=0.002, **settings
     )
-    steps = record_steps(start.student_optimizer, start.nets)
+    steps = record_steps(start.pairs_optimizer, start.nets)
     nets_before = copy.deepcopy(start.nets)
     logged = tsalign.train_embedding(
-        start.nets, start.student_optimizer, start.pairs, start.config
+        start.nets, start.pairs_optimizer, start.pairs, start.config, 1.0
     )
     assert len(steps) == 2
     all_losses = []
@@ -1335,7 +1335,7 @@ def test_phase_one_eq8_compares_with_the_beginning_of_its_own_phase(method):
     start = start_run(method, encoder_lr=0.0)
     tsalign.train_policy(start.nets, start.policy_optimizer, start.rollout, start.config, 0)
     logged = tsalign.train_embedding(
-        start.nets, start.student_optimizer, start.pairs, start.config
+        start.nets, start.pairs_optimizer, start.pairs, start.config, 1.0
     )
     assert (
         logged["stab"] < 1e-8
@@ -1346,7 +1346,7 @@ def test_phase_one_clamps_the_inverse_temperature_at_100():
     start = start_run(encoder_updates=1)
     start.nets.log_inverse_temperature.data.fill_(6.0)  # exp(6) = 403
     logged = tsalign.train_embedding(
-        start.nets, start.student_optimizer, start.pairs, start.config
+        start.nets, start.pairs_optimizer, start.pairs, start.config, 1.0
     )
     assert logged["inverse_temperature"] == pytest.approx(100)
     assert start.nets.log_inverse_temperature.item() == pytest.approx(math.log(100))
@@ -1356,7 +1356,7 @@ def test_phase_one_lets_the_inverse_temperature_fall_freely():
     start = start_run()
     start.nets.log_inverse_temperature.data.fill_(-3.0)
     logged = tsalign.train_embedding(
-        start.nets, start.student_optimizer, start.pairs, start.config
+        start.nets, start.pairs_optimizer, start.pairs, start.config, 1.0
     )
     assert logged["inverse_temperature"] == pytest.approx(math.exp(-3), rel=0.1)
 
@@ -1367,14 +1367,14 @@ def test_phase_one_bits_are_0_where_all_embeddings_are_the_same():
     last_layer.weight.data.zero_()
     last_layer.bias.data.fill_(1)
     logged = tsalign.train_embedding(
-        start.nets, start.student_optimizer, start.pairs, start.config
+        start.nets, start.pairs_optimizer, start.pairs, start.config, 1.0
     )
     # Each student's view says the same; teachers' views are told apart by nothing.
     assert logged["bits"] < 0.05
     start.nets.teacher.net[-1].weight.data.zero_()
     start.nets.teacher.net[-1].bias.data.fill_(1)
     logged = tsalign.train_embedding(
-        start.nets, start.student_optimizer, start.pairs, start.config
+        start.nets, start.pairs_optimizer, start.pairs, start.config, 1.0
     )
     assert logged["bits"] == pytest.approx(0, abs=1e-5)
 
@@ -1389,7 +1389,7 @@ def test_phase_one_takes_minibatches_of_the_size_and_number_in_the_settings(monk
         return info_nce_loss(z_teacher, z_student, inverse_temperature)
 
     monkeypatch.setattr(tsalign, "info_nce_loss", write_down)
-    tsalign.train_embedding(start.nets, start.student_optimizer, start.pairs, start.config)
+    tsalign.train_embedding(start.nets, start.pairs_optimizer, start.pairs, start.config, 1.0)
     assert sizes == [10, 10, 10, 10, 10, 10, 4, 10, 10]  # a pass over 64 pairs, and more
 
 
@@ -1832,10 +1832,10 @@ def test_phase_two_sitt_penalises_by_where_the_proxy_is_at_each_step(monkeypatch
 @pytest.mark.parametrize("env", ENVS_OF_ALL_KINDS)
 def test_bc_moves_only_the_student_and_its_policy_by_the_likelihood_of_the_actions(env):
     start = start_run("bc", env, encoder_batch=64, encoder_updates=1, encoder_lr=0.002)
-    steps = record_steps(start.student_optimizer, start.nets)
+    steps = record_steps(start.pairs_optimizer, start.nets)
     nets_before = copy.deepcopy(start.nets)
     logged = tsalign.train_bc_student(
-        start.nets, start.student_optimizer, start.pairs, start.config
+        start.nets, start.pairs_optimizer, start.pairs, start.config, 1.0
     )
     assert (
         len(steps) == 4
@@ -1861,10 +1861,10 @@ def l1_distance(nets, z, z_aim):
 @pytest.mark.parametrize("env", ENVS_OF_ALL_KINDS)
 def test_sitt_moves_the_student_to_the_teacher_and_the_proxy_to_the_student_alone(env):
     start = start_run("sitt", env, encoder_batch=64, encoder_updates=2, encoder_lr=0.002)
-    steps = record_steps(start.student_optimizer, start.nets)
+    steps = record_steps(start.pairs_optimizer, start.nets)
     nets_before = copy.deepcopy(start.nets)
     logged = tsalign.train_sitt_student(
-        start.nets, start.student_optimizer, start.pairs, start.config
+        start.nets, start.pairs_optimizer, start.pairs, start.config, 1.0
     )
     assert len(steps) == 2
     student_losses = []
@@ -1896,7 +1896,7 @@ def test_methods_differ_in_what_their_rows_say():
     assert METHODS["bc"].paper["collecthealth"] == (1.00, 0.47)
 
 
-def train_nothing(nets, optimizer, pairs, config):
+def train_nothing(nets, optimizer, pairs, config, progress):
     """A method of a user's, that learns nothing."""
     return {"nothing": 0.5}
 
@@ -2075,7 +2075,7 @@ def run_loop(
         record.progress.append(progress)
         return {"entropy": 2.0}
 
-    def train_student(nets, optimizer, pairs, config):
+    def train_student(nets, optimizer, pairs, config, progress):
         record.order.append("student")
         record.memories.append(pairs)
         record.rates.append(optimizer.param_groups[0]["lr"])
@@ -2090,7 +2090,7 @@ def run_loop(
         record.evaluations.append((envs, episodes, seed, step_limit))
         return dict(SCORE)
 
-    row = METHODS[method]._replace(train_student=train_student)
+    row = METHODS[method]._replace(train_on_pairs=train_student)
     settings = {
         "out": str(tmp_path),
         "rollout_steps": 8,
@@ -2271,7 +2271,7 @@ def test_loop_rows_have_steps_views_scores_and_the_last_losses(monkeypatch, tmp_
 
 
 def test_loop_stops_where_a_loss_is_not_finite(monkeypatch, tmp_path):
-    def diverge(nets, optimizer, pairs, config):
+    def diverge(nets, optimizer, pairs, config, progress):
         return {"distance": math.inf}
 
     monkeypatch.setitem(METHODS, "diverges", Method(diverge))
@@ -2299,9 +2299,9 @@ def test_optimizers_own_the_networks_that_their_phase_may_move():
 def test_optimizers_have_the_rates_of_the_settings():
     nets = small_networks()
     config = small_config(ppo_lr=0.5, encoder_lr=0.25)
-    policy_optimizer, student_optimizer = tsalign.make_optimizers(nets, config)
+    policy_optimizer, pairs_optimizer = tsalign.make_optimizers(nets, config)
     assert policy_optimizer.param_groups[0]["lr"] == 0.5
-    assert student_optimizer.param_groups[0]["lr"] == 0.25
+    assert pairs_optimizer.param_groups[0]["lr"] == 0.25
     tsalign.set_rate(policy_optimizer, 0.125)
     assert policy_optimizer.param_groups[0]["lr"] == 0.125
 
@@ -2470,7 +2470,7 @@ def test_run_can_be_loaded_with_all_its_weights_and_input_ranges(tmp_path, monke
     for method in METHODS:
         config, _ = train_small(tmp_path, env=of_this_file("Drift-v0"), method=method)
         loaded_config, nets = tsalign.load_run(config.folder)
-        assert loaded_config == tsalign.complete(config)
+        assert loaded_config == tsalign.checked(config)
         weights = kept[-1].state_dict()
         assert nets.state_dict().keys() == weights.keys()
         for name, value in nets.state_dict().items():
@@ -2483,7 +2483,7 @@ def test_run_weights_are_saved_at_each_evaluation(tmp_path):
     class Enough(Exception):
         pass
 
-    def stop_later(nets, optimizer, pairs, config):
+    def stop_later(nets, optimizer, pairs, config, progress):
         stop_later.n_calls += 1
         if stop_later.n_calls == 3:
             raise Enough
@@ -2712,11 +2712,11 @@ def test_refuse_to_overwrite_a_finished_run_from_the_command_line(
 
 def test_refuse_nothing_that_a_method_itself_fixes_or_its_own_default():
     for method, row in METHODS.items():
-        completed = tsalign.complete(Config(method=method))
+        completed = tsalign.checked(Config(method=method))
         for name, value in row.settings.items():
             assert getattr(completed, name) == value
-    assert tsalign.complete(Config(method="no-align", lambda_align=0.0)).lambda_align == 0
-    assert tsalign.complete(Config(method="sitt", sitt_lambda1=-1.0)).sitt_lambda1 == -1
+    assert tsalign.checked(Config(method="no-align", lambda_align=0.0)).lambda_align == 0
+    assert tsalign.checked(Config(method="sitt", sitt_lambda1=-1.0)).sitt_lambda1 == -1
 
 
 def test_command_line_numbers_may_have_exponents_and_underscores():
@@ -2891,7 +2891,7 @@ class Mine(gym.Env):
     def step(self, action):
         return self.reset()[0], 1.0, True, False, {{}}
 
-def train_nothing(nets, optimizer, pairs, config):
+def train_nothing(nets, optimizer, pairs, config, progress):
     return {{}}
 
 gym.register("Mine-v0", Mine)
@@ -3062,7 +3062,7 @@ def test_pasted_encoder_critic_and_policy_run(tmp_path):
         views = torch.zeros(5, *space.shape)
         encoder = paste(tmp_path, "Encoder")(space, 8, 16)
         assert encoder(views).shape == (5, 8)
-        encoder.fit_inputs(views)
+        encoder.fit_input_range(views)
         critic = paste(tmp_path, "Encoder", "Critic")(space, 16)
         assert critic(views).shape == (5,)
     policy = paste(tmp_path, "Policy")(Discrete(3), 8, 16)

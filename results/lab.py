@@ -20,16 +20,15 @@ from collections.abc import Callable
 from dataclasses import asdict
 from multiprocessing.connection import wait
 from pathlib import Path
+from textwrap import fill
 
 from matplotlib.figure import Figure
 
 import tsalign
-from tsalign import METHODS, BadInput, Config, complete, fail
+from tsalign import METHODS, BadInput, Config, checked, fail
 
 TABLE1 = Path("runs/table1")  # Table I's runs; other questions use those that fit
-STEPS = {  # all that an environment has of its own
-    "tunnelvision": 780_000,
-    "collecthealth": 400_000,
+STEPS = {  # of runs elsewhere than in the paper's environments, whose steps tsalign has
     "results.own_env.cue:Cue-v0": 50_000,
     "results.own_env.cue_reach:CueReach-v0": 200_000,
     "results.own_env.minigrid_lava:LavaTurned-v0": 400_000,
@@ -39,14 +38,8 @@ NOT_SETTINGS = ("env", "method", "seed", "out", "overwrite", "device", "threads"
 KEY = ["env", "method", "settings", "seed"]
 RUN = [*KEY, "kind", "T", "S", "gap", "env_steps", "student_views", "eval_episodes"]
 RUN += ["seconds", "device", "torch", "defaults"]
-COLOURS = {
-    "ours": "tab:blue",
-    "no-align": "tab:orange",
-    "no-stability": "tab:green",
-    "policy-gradient": "tab:purple",
-    "bc": "tab:red",
-    "sitt": "tab:brown",
-}
+COLOURS = {"ours": "tab:blue", "no-align": "tab:orange", "no-stability": "tab:green"}
+COLOURS |= {"policy-gradient": "tab:purple", "bc": "tab:red", "sitt": "tab:brown"}
 T_QUANTILES = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262]  # 97.5 %
 
 
@@ -95,14 +88,14 @@ def lab_main(train: Callable, report: Callable, parser, arguments) -> None:
 
 
 def standard(env: str, method: str = "ours", **settings) -> Config:
-    """Config's own settings, the environment's number of steps, and what is set besides."""
+    """Config's own settings, the environment's number of steps, and what is set."""
     own = {"total_steps": STEPS[env]} if env in STEPS else {}
     return Config(env=env, method=method, **(own | settings))
 
 
 def chosen(config: Config) -> dict:
     """The settings on which a result depends, besides environment, method and seed."""
-    settings = asdict(complete(config))
+    settings = asdict(checked(config))
     return {name: settings[name] for name in settings if name not in NOT_SETTINGS}
 
 
@@ -224,11 +217,11 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 def check_csv(path: Path) -> None:
     """Raises BadInput for a table whose rows were made with other defaults than today's."""
     for row in read_csv(path) if path.exists() else []:
-        if row.get("defaults") != defaults_of(row["env"], row["method"]):
-            what = f"{path} has runs with other defaults than today's"
-            raise BadInput(
-                f"{what} ({row['env']} {row['method']}): delete it or use --results"
-            )
+        env = row["env"]
+        method = row["method"]
+        if row.get("defaults") != defaults_of(env, method):
+            what = f"{path} has runs of other defaults ({env} {method})"
+            raise BadInput(f"{what}: delete it, or name other --results")
 
 
 def merge_csv(
@@ -344,13 +337,13 @@ def draw_variants(axis, groups: dict[str, list[dict]], column: str = "S") -> Non
         if halves := numbers(rows, f"{column}_interval"):
             axis.errorbar(places, values, halves, fmt="none", color=colour, linewidth=1)
         if scripted := numbers(rows, "scripted"):
-            ends = (x - 0.4, x + 0.4)
-            axis.hlines(scripted[0], *ends, "black", "dotted", label="scripted student")
+            line = axis.hlines(scripted[0], x - 0.4, x + 0.4, "black", "dotted")
+            line.set_label("scripted student")
         if label.replace(".", "").isdigit():
             joined.append((x, statistics.mean(values)))
     if joined:
         axis.plot(*zip(*joined), color="gray", linewidth=0.8, zorder=0)
-    names = [f"{label} (n = {len(rows)})" for label, rows in groups.items()]
+    names = [fill(f"{label} (n = {len(rows)})", 28) for label, rows in groups.items()]
     axis.set_xticks(range(len(names)), names, rotation=40, ha="right", fontsize=8)
 
 

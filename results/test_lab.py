@@ -25,17 +25,9 @@ from results.table1 import __main__ as table1
 from tsalign import BadInput, Config, make_envs
 
 SCRIPTS = [table1, claims, leak, growth, own_env, play]
-TINY = {
-    "num_envs": 4,
-    "rollout_steps": 16,
-    "total_steps": 64,
-    "embedding_dim": 8,
-    "width": 16,
-    "encoder_batch": 16,
-    "eval_episodes": 4,
-    "log_episodes": 4,
-    "log_evals": 1,
-}
+TINY = {"num_envs": 4, "rollout_steps": 16, "total_steps": 64, "encoder_batch": 16}
+TINY |= {"embedding_dim": 8, "width": 16}
+TINY |= {"eval_episodes": 4, "log_episodes": 4, "log_evals": 1}
 
 
 def fake_row(
@@ -127,7 +119,7 @@ def test_settings_are_what_differs_from_the_standard_run():
 
 def test_runs_are_trained_once_kept_and_named_where_they_fail(tmp_path, capsys):
     good = Config(out=str(tmp_path), **TINY)
-    bad = Config(out=str(tmp_path), seed=1, encoder_lr=1e30, **TINY)
+    bad = Config(out=str(tmp_path), seed=1, encoder_lr=1e18, **TINY)
     path = tmp_path / "runs.csv"
     failed = lab.train_all([good, bad], 2, path)
     assert list(failed) == [bad.folder] and "not finite" in failed[bad.folder]
@@ -314,7 +306,7 @@ def test_failures_are_told_apart_where_n_allows_it():
     six_bad = [fake_row(seed=k, s=0.5 if k < 6 else 1.0) for k in range(30)]
     assert claims.compare_failures(good, six_bad).startswith("fewer fail (0 and 6 of 20")
     assert claims.compare_failures(six_bad, good).startswith("more fail")
-    assert claims.compare_failures(good[:5], six_bad).startswith("cannot tell")
+    assert claims.compare_failures(good[:3], six_bad).startswith("cannot tell")
 
 
 def test_s_is_95_where_two_evaluations_in_a_row_say_so(tmp_path):
@@ -357,13 +349,13 @@ def test_where_an_episode_begins_is_read_off_the_teachers_views(env):
 def one_phase(method: str) -> tuple[torch.Tensor, float]:
     """The teacher's encoder and s after one phase of a method, from the same start."""
     torch.manual_seed(0)
-    config = tsalign.complete(Config(method=method, inverse_temperature=3.0, **TINY))
+    config = tsalign.checked(Config(method=method, inverse_temperature=3.0, **TINY))
     envs = make_envs(config.env, config.num_envs)
     nets = tsalign.Networks(envs, config)
     _, optimizer = tsalign.make_optimizers(nets, config)
     obs = tsalign.reset_envs(envs, seed=0)
     _, pairs, _ = tsalign.collect(envs, obs, nets, np.ones(17, bool))
-    tsalign.find_method(method).train_student(nets, optimizer, pairs, config)
+    tsalign.find_method(method).train_on_pairs(nets, optimizer, pairs, config, 0.5)
     return nets.teacher.net[1].weight.detach(), nets.log_inverse_temperature.exp().item()
 
 
@@ -387,7 +379,7 @@ def test_growth_follows_its_rule(tmp_path, monkeypatch):
     args = {"seeds": [0], "out": tmp_path, "results": tmp_path, "jobs": 1}
     growth.train(argparse.Namespace(**args))
     steps = {config.env: config.total_steps for config in planned}
-    standard = lab.STEPS["tunnelvision"]
+    standard = tsalign.STEPS["tunnelvision"]
     assert steps["tunnelvision,rows=5,cols=9,max_episode_steps=100"] == standard
     assert steps["tunnelvision,rows=9,cols=21,max_episode_steps=420"] == round(
         standard * 4.2
@@ -442,13 +434,15 @@ def test_the_lavas_scripted_student_and_the_teachers_map():
     assert play_scripted("results.own_env.minigrid_lava:LavaTurned-v0", 50) == 1
     env = lava.LavaEnv()
     obs, _ = env.reset(seed=0)
-    for action in (0, 1, 2, 1, 2, 2):
+    terminated = False
+    while not terminated:
         student = obs["student"][:36].reshape(3, 3, 4)
         room = obs["teacher"][: 4 * lava.SPAN**2].reshape(lava.SPAN, lava.SPAN, 4)
         near = room[7:10, 6:9]  # the agent is in the middle, at 8
         is_seen = student.any(-1)
         np.testing.assert_array_equal(near[is_seen], student[is_seen])
-        obs, _, _, _, _ = env.step(action)
+        action = lava.scripted_student(obs["student"])
+        obs, _, terminated, _, _ = env.step(action)
 
 
 def test_own_env_is_redrawn(tmp_path, capsys):

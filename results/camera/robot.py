@@ -52,9 +52,9 @@ GOAL_APART = 2.0  # from the base
 PROGRESS = 0.5  # reward for each metre nearer to the goal
 STEP_COST = 0.01
 BUMP_COST = 0.05
-# Turning costs more than driving: who knows the way has no reason to turn. Without that, a
-# teacher turned for nothing, and a student who imitated it looked around by accident.
-EFFORT_COST = np.array([0.005, 0.005, 0.01])  # times the squared action
+# Times the squared action. Turning costs more than driving, so that a teacher who knows the way
+# does not turn for nothing: whoever imitates that looks around by accident.
+EFFORT_COST = np.array([0.005, 0.005, 0.01])
 
 # A speed settles at motor / damping, with the time constant mass / damping = 0.07 s. Little
 # of it is left after a control step, so that a picture without speeds is enough to act on.

@@ -26,7 +26,7 @@ from typing import NamedTuple
 from results import lab
 from results.leak.probes import measure, read_leak
 from results.own_env.scripted import play_scripted
-from tsalign import ENVS, METHODS, Config
+from tsalign import ENVS, METHODS, STEPS, Config
 
 OWN = "results.claims.methods:"
 COLUMNS = [*lab.RUN, "variant", "leak", "leak_interval"]
@@ -66,7 +66,7 @@ def fewer_pairs(every: int) -> tuple:
 QUESTIONS = {
     "align": Question(
         [("0", "no-align", {})]
-        + sweep("ours", "lambda_align", [0.1, 1.0, 3.0, 10.0, 30.0, 100.0]),
+        + sweep("ours", "lambda_align", [0.1, 1.0, 3.0, 10.0, 30.0, 300.0]),
         below="lambda_align",
         base=f"{Config.lambda_align:g}",
         measures=("S", "leak"),
@@ -101,13 +101,13 @@ QUESTIONS = {
         seeds=range(3),
     ),
     "pairs": Question(
-        sweep("ours", "pairs_every", [2, 8, 32, 64, 128, 256, 512])
+        sweep("ours", "pairs_every", [2, 8, 32, 128, 256, 512])
         + [fewer_pairs(256), fewer_pairs(512)],
         below="a pair is kept each so many steps",
         base=f"{Config.pairs_every}",
         measures=("S", "leak", "views_to_95"),
     ),
-    "settings": Question([("", "ours", {})], seeds=range(10), envs=tuple(lab.STEPS)),
+    "settings": Question([("", "ours", {})], seeds=range(10), envs=(*ENVS, *lab.STEPS)),
 }
 
 
@@ -122,7 +122,7 @@ def plan(question: str, seeds, out: Path) -> list[tuple[str, Config]]:
         for env in asked.envs:
             looks = {}
             if question == "pairs":
-                looks = {"log_evals": lab.STEPS[env] // LOOK_EVERY, "log_episodes": 128}
+                looks = {"log_evals": STEPS[env] // LOOK_EVERY, "log_episodes": 128}
             for label, method, settings in asked.variants:
                 config = lab.standard(env, method, seed=seed, **settings, **looks)
                 runs.append((label or env.rpartition(":")[2], place(config, out)))

@@ -8,13 +8,13 @@ from torch import Tensor
 from tsalign import EQ_10, Method, train_embedding
 
 
-def train_fixed_sharpness(nets, optimizer, pairs, config):
+def train_fixed_sharpness(nets, optimizer, pairs, config, progress):
     """`train_embedding`, but s of Eq. (6) stays as it is."""
     nets.log_inverse_temperature.requires_grad_(False)
-    return train_embedding(nets, optimizer, pairs, config)
+    return train_embedding(nets, optimizer, pairs, config, progress)
 
 
-def train_near(nets, optimizer, pairs, config, window: int):
+def train_near(nets, optimizer, pairs, config, progress, window: int):
     """`train_embedding`, but the partner of z_T is the student's view of a step nearby.
 
     Needs the pairs of every step, so that the memory's rows are T steps of N environments.
@@ -24,7 +24,8 @@ def train_near(nets, optimizer, pairs, config, window: int):
     step = draw_nearby(episode, window)  # (T, N)
     row = step * config.num_envs + torch.arange(config.num_envs, device=step.device)
     near = pairs.obs_student.index_select(0, row.flatten())
-    return train_embedding(nets, optimizer, pairs._replace(obs_student=near), config)
+    near_pairs = pairs._replace(obs_student=near)
+    return train_embedding(nets, optimizer, near_pairs, config, progress)
 
 
 def draw_nearby(episode: Tensor, window: int) -> Tensor:  # (T, N) -> (T, N)

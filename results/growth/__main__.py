@@ -13,6 +13,7 @@ from pathlib import Path
 
 from results import lab
 from results.growth.layouts import train_and_compare
+from tsalign import STEPS
 
 GRIDS = [(5, 9), (7, 15), (9, 21)]
 PICTURES = [(16, 32), (32, 64), (64, 128)]
@@ -33,17 +34,16 @@ def train(args: argparse.Namespace) -> dict[Path, str]:
     grids = []
     pictures = []
     for seed in args.seeds:
-        own = {"seed": seed, "out": str(args.out)}
         for rows, columns in GRIDS:
             factor = rows * columns / 45
             limit = round(100 * factor)
             env = f"tunnelvision,rows={rows},cols={columns},max_episode_steps={limit}"
-            own["total_steps"] = round(lab.STEPS["tunnelvision"] * factor)
+            steps = round(STEPS["tunnelvision"] * factor)
+            own = {"seed": seed, "out": str(args.out), "total_steps": steps}
             grids += [lab.standard(env, method, **own) for method in ("ours", "bc")]
         for height, width in PICTURES:
             env = f"collecthealth,view_height={height},view_width={width}"
-            own["total_steps"] = lab.STEPS["collecthealth"]
-            pictures.append(lab.standard(env, **own))
+            pictures.append(lab.standard(env, seed=seed, out=str(args.out)))
     compared = {"train": train_and_compare, "read": read_sized}
     failed = lab.train_all(grids, args.jobs, args.results / "grid.csv", COLUMNS, **compared)
     path = args.results / "image.csv"

@@ -19,10 +19,10 @@ class CueReachEnv(gym.Env):
     """Leave a square on the side that the cue names.
 
     A point in the square -1 .. 1 starts in the dark, at x in -0.2 .. 0.2, y in 0.4 .. 0.6.
-    The cue is -1 (leave on the left) or 1 (on the right). Views are [x, y, cue]; the student
-    has 0 for the cue where y > 0. Actions are the step along x and y, in units of SPEED. The
-    reward is +1 on the right side, -1 on the wrong one, and -STEP_COST a step. An episode
-    ends at |x| = 1, or after 50 steps.
+    The cue is -1 (leave on the left) or 1 (on the right). Views are [x, y, cue]; the
+    student has 0 for the cue where y > 0. Actions are the step along x and y, in units of
+    SPEED. The reward is +1 on the right side, -1 on the wrong one, and -STEP_COST a step.
+    An episode ends at |x| = 1, or after 50 steps.
     """
 
     observation_space = Dict(teacher=Box(-1, 1, (3,)), student=Box(-1, 1, (3,)))

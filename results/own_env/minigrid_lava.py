@@ -31,12 +31,12 @@ def one_hot(cells: np.ndarray) -> np.ndarray:  # (...) MiniGrid's codes -> (... 
 class LavaEnv(CrossingEnv):
     """MiniGrid-LavaCrossingS9N1-v0 with two views of numbers 0 and 1.
 
-    A room of 9 x 9 cells, a river of lava with one gap (42 rooms in all). The agent starts in
-    a corner, facing east; the goal is in the far one. The teacher sees 17 x 17 cells, its
-    position and its direction, the student 3 x 3 cells (it is in the middle of the last row)
-    and its direction. It turns left or right or goes forward. The reward is MiniGrid's: at
-    the goal 1 - 0.9 * steps / 324, otherwise 0. An episode ends at the goal (`is_success`),
-    in lava, or after 100 steps.
+    A room of 9 x 9 cells, a river of lava with one gap (42 rooms in all). The agent
+    starts in a corner, facing east; the goal is in the far one. The teacher sees 17 x 17
+    cells, its position and direction, the student 3 x 3 cells (it is in the middle of the
+    last row) and its direction. It turns left or right or goes forward. The reward is
+    MiniGrid's: at the goal 1 - 0.9 * steps / 324, otherwise 0. An episode ends at the
+    goal (`is_success`), in lava, or after 100 steps.
     """
 
     def __init__(self, render_mode: str | None = None) -> None:
