@@ -168,7 +168,7 @@ def entropy_bonus(config: Config, progress: float) -> float:
 
 
 def align_weight(config: Config, progress: float) -> float:
-    """Weight of Eq. (7): 0 in the first fifth; then it grows, until it is whole at half time.
+    """Weight of Eq. (7): 0 in the first fifth; then it grows, and is whole at half time.
 
     At first z_T may tell what only the teacher sees, and the policy learns what to do with
     it. As that fades, all that is left to learn is to look [ours: with the whole weight
@@ -1234,7 +1234,7 @@ def is_evaluated(cycle: int, n_cycles: int, config: Config) -> bool:
 
 
 def pick_device(name: str) -> torch.device:
-    """The named one, or the first of cuda, mps and cpu. Raises BadInput if it is missing."""
+    """The named one, or the first of cuda, mps, cpu. Raises BadInput if it is missing."""
     if name == "auto" and torch.cuda.is_available():
         name = "cuda"
     elif name == "auto" and torch.backends.mps.is_available():

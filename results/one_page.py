@@ -83,9 +83,7 @@ def main():
     teacher = network(n_teacher, D)
     student = network(n_student, D)
     policy = network(D, 8)
-    critic = network(
-        n_teacher, 1
-    )  # only training needs it: it may see what the teacher sees
+    critic = network(n_teacher, 1)  # only training needs it: it sees what the teacher sees
     log_s = nn.Parameter(torch.tensor(30.0).log())  # s is Eq. (6)'s inverse temperature
     for layer, gain in [(0, 2**0.5), (2, 2**0.5), (4, 0.01)]:  # the first policy is flat
         nn.init.orthogonal_(policy[layer].weight, gain)
@@ -128,9 +126,8 @@ def main():
         # Advantages (GAE): a termination is worth nothing, a truncation would have gone on.
         with torch.no_grad():
             value = critic(view).squeeze(-1)  # (T, N)
-            delta = (
-                reward + GAMMA * critic(next_view).squeeze(-1) * (1 - terminated) - value
-            )
+            next_value = critic(next_view).squeeze(-1) * (1 - terminated)
+        delta = reward + GAMMA * next_value - value
         advantage = torch.zeros(T, N)
         running = torch.zeros(N)
         for t in reversed(range(T)):
@@ -159,9 +156,7 @@ def main():
         minibatches = []
         while len(minibatches) < ENCODER_UPDATES and len(memory_teacher) > 0:
             minibatches += torch.randperm(len(memory_teacher)).split(128)
-        policy.requires_grad_(
-            False
-        )  # Eq. (8) runs through it but may only move the encoders
+        policy.requires_grad_(False)  # Eq. (8) runs through it but moves the encoders only
         logits_before = []
         for i in minibatches[:ENCODER_UPDATES]:
             both = [embed(teacher, memory_teacher[i]), embed(student, memory_student[i])]

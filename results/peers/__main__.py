@@ -1,183 +1,308 @@
-"""What would one use instead? Six methods side by side until the student wins 95 %.
+"""The race: who is first to a goal, in seconds of one core and in student's views drawn?
 
-    pip install -r results/peers/requirements.txt   # stable-baselines3
-    python -m results.peers --jobs 2                # carries on where it was interrupted
-    python -m results.peers --report                # redraws from run folders, or else from the CSV
+    apt-get install -y libegl1 libgl1                 # Debian: draws without a display
+    pip install -r results/camera/requirements.txt -r results/peers/requirements.txt
+    python -m results.peers                           # all tasks, hours on two cores
+    python -m results.peers --tasks RobotEye --jobs 2 # carries on where it was stopped
+    python -m results.peers --report                  # redraws from runs.csv, curves.csv
 
-All see the same views, have networks of the same sizes and one core; `results.peers.race` says how
-they are judged. The first four of these train on Config's steps and settings, the others on twice
-the steps:
-
-    ours          as in tsalign.py
-    actor-critic  the actor sees the student's view, the critic the teacher's
-    dagger        an isolated teacher, for half of the steps, then labels the student's own way
-    sb3-ours      PPO of stable-baselines3 on the student's view, with our settings
-    sb3-images    the same as usual for images: 8 environments x 128 steps, 4 epochs, batch 256
-    sb3-default   the same at its defaults
+The clock has everything that training does, the drawing of views, too. Examinations are
+outside of it: fresh episodes of the student, 25 times in a run. The goal is reached at the
+first of two in a row that are good enough; a rival then stops. A rival also stops at ten
+times the seconds that ours took to the goal (median of the seeds). Rivals are described in
+rivals.py and sb3.py.
 """
 
 import argparse
-import importlib.util
+import itertools
+import json
 import math
+import os
 import statistics
+import time
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullFormatter
+import numpy as np
+import torch
 
-from results.growth.envs import GRIDS, growth
-from results.peers.race import PEERS
-from results.sweep import lab_main, lab_parser, run_many, runs_or_csv, write_csv
-from tsalign import ENV_SETTINGS, METHODS, BadInput, Config
+import tsalign
+from results import lab
+from tsalign import Config
 
-ENVS = {  # whose settings an environment takes
-    "tunnelvision": "tunnelvision",
-    "results.growth.envs:TunnelVision9x21-v0": "tunnelvision",
-    "collecthealth": "collecthealth",
-    "results.growth.envs:CollectHealth32x64-v0": "collecthealth",
-    "results.growth.envs:CollectHealth64x128-v0": "collecthealth",
+EXAMS = 25
+PATIENCE = 10  # times the seconds of ours
+KEY = ["task", "entrant", "seed"]
+RUNS = [*KEY, "T", "S", "seconds_to_goal", "views_to_goal", "steps_to_goal"]
+RUNS += ["seconds", "views", "env_steps", "kind", "device", "torch"]
+CURVES = [*KEY, "env_steps", "student_views", "train_seconds", "S"]
+
+
+class Task(NamedTuple):
+    """An environment, and the student's success or return that is good enough."""
+
+    env: str
+    goal: float
+
+
+TASKS = {
+    "RobotEye": Task("results.camera.robot:RobotEye-v0", 0.95),
+    "Reacher": Task("results.camera.camera_view:ReacherCamera-v0", -8.0),
+    "CollectHealth 64x128": Task("collecthealth,view_height=64,view_width=128", 0.95),
+    "CollectHealth": Task("collecthealth", 0.95),
+    "TunnelVision": Task("tunnelvision", 0.95),
 }
-NAMES = ["tunnelvision 5 x 9", "tunnelvision 9 x 21"]
-NAMES += ["collecthealth 16 x 32", "collecthealth 32 x 64", "collecthealth 64 x 128"]
-LONGER = {"sb3-images": 2, "sb3-default": 2}  # times Config's steps: they were made for more
-COLUMNS = ["env", "method", "seed", "steps_to_95", "seconds_to_95", "success_student"]
-COLUMNS += ["success_teacher", "env_steps", "seconds", "seconds_with_looks", "torch"]
+ENTRANTS = {
+    "ours": ("ours", {}),
+    "ours, sparing": ("ours", {"pairs_every": 192}),
+    "bc": ("bc", {}),
+    "dagger": ("results.peers.rivals:dagger", {}),
+    "asymmetric": ("results.peers.rivals:asymmetric", {}),
+    "ppo": ("results.peers.rivals:ppo", {}),
+    "sb3": ("results.peers.sb3:sb3", {}),
+}
 
 
-def make_config(env: str, method: str, seed: int, out: Path, total_steps: int | None) -> Config:
-    """Settings of the environment that this one is a variant of, steps as in `results.growth`; one
-    thread of the CPU.
-    """
-    given = {k: v for k, v in ENV_SETTINGS.get(ENVS.get(env, env), {}).items()
-             if k not in METHODS[method].settings}  # fmt: skip
-    given |= dict(env=env, method=method, seed=seed, out=out, device="cpu", threads=1)
-    config = Config(**given)
-    size = GRIDS.get(env.rpartition(":")[2])
-    steps = LONGER.get(method, 1) * (total_steps or config.total_steps)
-    steps = round(steps * growth(*size)) if size else steps
-    return Config(**given | {"total_steps": steps})
+class Start(NamedTuple):
+    """One run of one entrant."""
+
+    task: str
+    entrant: str
+    config: Config
+    limit: float  # seconds, of a rival
 
 
-def by_env(rows: list[dict]) -> dict[str, dict[str, list[dict]]]:
-    """{environment: {method: rows}}, in the order above; never at .95 is infinitely late."""
-    table = {}
-    for env in [*ENVS, *sorted({row["env"] for row in rows} - {*ENVS})]:
-        for method in PEERS:
-            own = [row for row in rows if (row["env"], row["method"]) == (env, method)]
-            if own:
-                table.setdefault(env, {})[method] = own
-    return table
+def plan(task: str, entrant: str, seed: int, out: Path, limit: float = math.inf) -> Start:
+    """The run has its environment's usual settings and steps; only it is examined more."""
+    method, settings = ENTRANTS[entrant]
+    folder = out / entrant.replace(", ", "-")
+    exams = {"log_evals": EXAMS, "log_episodes": 64, "eval_episodes": 256}
+    config = lab.standard(TASKS[task].env, method, seed=seed, **settings, **exams)
+    config = replace(config, out=str(folder))
+    return Start(task, entrant, config, limit)
 
 
-def number(row: dict, key: str) -> float:
-    """A figure of one run; infinity where it never got there."""
-    return math.inf if row.get(key) in ("", None) else float(row[key])
+def run_entrant(start: Start) -> None:
+    """Train in this process; `log.csv` of the run's folder has a row for each exam."""
+    if start.config.method in tsalign.METHODS:
+        tsalign.train(start.config)
+    else:
+        run_rival(start)
 
 
-def spread(values: list[float], digits: int = 1) -> str:
-    """Median and range, if there is one; "never" where there is no such time."""
-    cells = [statistics.median(values), min(values), max(values)]
-    middle, low, high = ("never" if x == math.inf else f"{x:,.{digits}f}" for x in cells)
-    return middle if low == high else f"{middle} ({low} - {high})"
+def run_rival(start: Start) -> None:
+    """Let a rival train, the clock stopped for exams. Writes what `tsalign.train` writes."""
+    config = tsalign.checked(start.config)
+    torch.set_num_threads(1)
+    torch.manual_seed(config.seed)
+    tsalign.open_folder(config)
+    exam_envs = tsalign.make_envs(config.env, config.log_episodes)
+    train = find_rival(config.method)
+    rows = []
+    seconds = 0.0
+    cycles = train(config)
+    while True:
+        began = time.perf_counter()
+        cycle = next(cycles, None)
+        seconds += time.perf_counter() - began
+        if cycle is None:
+            break
+        env_steps, views, player = cycle
+        is_stopped = seconds > start.limit
+        if env_steps >= (len(rows) + 1) * config.total_steps / EXAMS or is_stopped:
+            row = examine(exam_envs, player, seed=env_steps)
+            row |= {"env_steps": env_steps, "student_views": views}
+            rows.append(row | {"train_seconds": seconds})
+            tsalign.save_log(config, rows)
+            if is_stopped or reached(rows, TASKS[start.task].goal):
+                break
+    result = {**rows[-1], "device": "cpu", "torch": torch.__version__}
+    tsalign.write_at_once(config.folder / "result.json", json.dumps(result))
 
 
-def markdown(rows: list[dict]) -> str:
-    """A row per environment and method: medians and ranges over seeds."""
-    columns = ["environment", "method", "n", "reached .95", "seconds to .95"]
-    columns += ["times ours, same seed", "steps to .95", "student at the stop", "its teacher"]
-    columns += ["seconds in all"]
-    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
-    for env, methods in by_env(rows).items():
-        base = {row["seed"]: number(row, "seconds_to_95") for row in methods.get("ours", [])}
-        for method, own in methods.items():
-            seconds = [number(row, "seconds_to_95") for row in own]
-            steps = [number(row, "steps_to_95") for row in own]
-            teacher = statistics.median(number(row, "success_teacher") for row in own)
-            ratios = [s / base[row["seed"]] for s, row in zip(seconds, own)
-                      if base.get(row["seed"], math.inf) < math.inf]  # fmt: skip
-            lines.append("| " + " | ".join([
-                dict(zip(ENVS, NAMES)).get(env, env), method, str(len(own)),
-                str(sum(s < math.inf for s in seconds)), spread(seconds),
-                spread(ratios, 2) if ratios else "-", spread(steps, 0),
-                spread([number(row, "success_student") for row in own], 3),
-                "-" if teacher == math.inf else f"{teacher:.3f}",
-                spread([number(row, "seconds") for row in own], 0),
-            ]) + " |")  # fmt: skip
-    return "\n".join(lines) + "\n"
+def find_rival(method: str):
+    """The generator of a rival's name."""
+    from results.peers import rivals, sb3  # here, so that --report needs no such library
+
+    name = method.rpartition(":")[2]
+    return {
+        "ppo": rivals.train_ppo,
+        "asymmetric": rivals.train_asymmetric,
+        "dagger": rivals.train_dagger,
+        "sb3": sb3.train_sb3,
+    }[name]
 
 
-def plot(rows: list[dict], path: Path) -> None:
-    """Seconds to .95, a dot per seed; hollow where a run ended without, with its last success."""
-    table = by_env(rows)
-    figure = Figure(figsize=(9, 1.3 + 1.9 * math.ceil(len(table) / 2)), layout="constrained")
-    for place, (env, methods) in enumerate(table.items(), 1):
-        axis = figure.add_subplot(math.ceil(len(table) / 2), min(2, len(table)), place)
-        for k, method in enumerate(PEERS):
-            without = []
-            for shift, row in enumerate(methods.get(method, [])):
-                reached, y = number(row, "seconds_to_95") < math.inf, k + 0.2 * (shift - 1)
-                x = number(row, "seconds_to_95" if reached else "seconds")
-                axis.plot(x, y, "o" if reached else ">", color=f"C{k}",
-                          fillstyle="full" if reached else "none", markersize=5)  # fmt: skip
-                if not reached:
-                    without.append((x, number(row, "success_student")))
-            if without:
-                times, success = zip(*without)
-                axis.annotate(spread(success, 2), (min(times), k), (-6, 0), ha="right", va="center",
-                              textcoords="offset points", fontsize=7)  # fmt: skip
-        axis.set(xscale="log", xlabel="seconds on one core")
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.xaxis.set_major_formatter("{x:g}")
-        axis.xaxis.set_minor_formatter(NullFormatter())
-        axis.set_title(dict(zip(ENVS, NAMES)).get(env, env), fontsize=10)
-        axis.set_yticks(range(len(PEERS)), PEERS)
-        axis.set_ylim(len(PEERS) - 0.5, -0.5)
-        axis.margins(x=0.15)
-        axis.grid(alpha=0.3, which="both", axis="x")
-    marks = [Line2D([], [], color="grey", marker="o", linestyle="", label="student wins 95 %"),
-             Line2D([], [], color="grey", marker=">", linestyle="", fillstyle="none",
-                    label="ended without (its success beside it)")]  # fmt: skip
-    figure.legend(handles=marks, loc="outside lower center", ncols=2, fontsize=9)
-    figure.savefig(path, dpi=130)
+def examine(envs, player, seed: int) -> dict[str, float]:
+    """The student's success, or its return where none is reported, in fresh episodes."""
+    returns, success = tsalign.play_episodes(envs, player, "student", 1, seed, 10_000)
+    if not np.isnan(success).any():
+        return {"success_student": float(success.mean())}
+    return {"return_student": float(returns.mean())}
 
 
-def report(out: Path, folder: Path) -> str:
-    """Write peers.csv, peers.md and peers.png; returns the table."""
-    (rows,) = runs_or_csv(out, folder / "peers.csv")
-    rows = [row for methods in by_env(rows).values() for own in methods.values() for row in own]
-    folder.mkdir(parents=True, exist_ok=True)
-    write_csv(folder / "peers.csv", COLUMNS, rows)
-    (folder / "peers.md").write_text(markdown(rows), encoding="utf-8")
-    plot(rows, folder / "peers.png")
-    return markdown(rows)
+def score_of(row: dict, agent: str) -> float:
+    """An agent's success, or its return; nan where it has none."""
+    for kind in ("success", "return"):
+        if f"{kind}_{agent}" in row:
+            return float(row[f"{kind}_{agent}"])
+    return math.nan
 
 
-def work(args: argparse.Namespace) -> dict[str, str]:
-    """Run what is missing and report -> {run folder: error}."""
+def reached(rows: list[dict], goal: float) -> dict:
+    """The first of two exams in a row that are good enough, or nothing."""
+    for row, following in itertools.pairwise(rows):
+        if min(score_of(row, "student"), score_of(following, "student")) >= goal:
+            return row
+    return {}
+
+
+def read_entrant(start: Start) -> tuple[dict, list[dict]]:
+    """A finished run as a row of runs.csv, and its exams as rows of curves.csv."""
+    folder = start.config.folder
+    result = json.loads((folder / "result.json").read_text())
+    exams = lab.read_csv(folder / "log.csv")
+    which = {"task": start.task, "entrant": start.entrant, "seed": start.config.seed}
+    goal = reached(exams, TASKS[start.task].goal)
+    run = {
+        **which,
+        "kind": "success" if "success_student" in result else "return",
+        "T": score_of(result, "teacher"),
+        "S": score_of(result, "student"),
+        "seconds_to_goal": goal.get("train_seconds", ""),
+        "views_to_goal": goal.get("student_views", ""),
+        "steps_to_goal": goal.get("env_steps", ""),
+        "seconds": exams[-1]["train_seconds"],
+        "views": exams[-1]["student_views"],
+        "env_steps": exams[-1]["env_steps"],
+        "device": result["device"],
+        "torch": result["torch"],
+    }
+    return run, [row | which | {"S": score_of(row, "student")} for row in exams]
+
+
+def train(args: argparse.Namespace) -> dict[Path, str]:
+    """Ours first: its seconds set the limit of the others. Fill runs.csv and curves.csv."""
+    os.environ.setdefault("MUJOCO_GL", "egl")
+    os.environ["LP_NUM_THREADS"] = "1"  # the software renderer, too, has one core
     failed = {}
-    if not args.report:
-        if unknown := {*args.methods} - {*PEERS}:
-            raise BadInput(f"unknown method {min(unknown)!r}; methods: {', '.join(PEERS)}")
-        needed = any(method.startswith("sb3") for method in args.methods)
-        if needed and importlib.util.find_spec("stable_baselines3") is None:
-            raise BadInput("stable-baselines3: pip install -r results/peers/requirements.txt")
-        configs = [
-            make_config(env, method, seed, args.out, args.total_steps)
-            for seed in args.seeds for env in args.envs for method in args.methods
-        ]  # fmt: skip
-        failed = run_many(configs, args.jobs, module="results.peers.race")
-    print(report(args.out, args.results))
+    for task in args.tasks:
+        of_ours = [plan(task, "ours", seed, args.out) for seed in args.seeds]
+        failed |= run_all(of_ours, args)
+        times = []
+        for start in of_ours:
+            if start.config.folder not in failed:
+                run, _ = read_entrant(start)
+                times.append(float(run["seconds_to_goal"] or run["seconds"]))
+        limit = PATIENCE * statistics.median(times)
+        others = []
+        for entrant in args.entrants:
+            others += [plan(task, entrant, seed, args.out, limit) for seed in args.seeds]
+        failed |= run_all(others, args)
     return failed
+
+
+def run_all(starts: list[Start], args: argparse.Namespace) -> dict[Path, str]:
+    """Train what is missing, put what has finished into the tables -> {folder: error}."""
+    waiting = {}
+    for start in starts:
+        if not lab.is_finished(start.config):
+            waiting[start.config.folder] = start
+    failed = lab.run_many(run_entrant, waiting, args.jobs)
+    runs = []
+    curves = []
+    for start in starts:
+        if lab.is_finished(start.config):
+            run, curve = read_entrant(start)
+            runs.append(run)
+            curves += curve
+    lab.merge_csv(args.results / "runs.csv", RUNS, runs, KEY)
+    lab.merge_csv(args.results / "curves.csv", CURVES, curves, [*KEY, "env_steps"])
+    return failed
+
+
+# --- What came out ------------------------------------------------------------------------
+
+
+def in_order(rows: list[dict], name: str, order: dict) -> dict[str, list[dict]]:
+    """Rows by the value of a column, in the order of a dictionary's keys."""
+    groups = lab.group(rows, name)
+    return {key: groups[key] for key in order if key in groups}
+
+
+def draw_race(curves: list[dict], path: Path) -> None:
+    """The robot: the student's success over seconds and over views, a line for each seed."""
+    of_robot = [row for row in curves if row["task"] == "RobotEye"]
+    figure, axes = lab.make_figure(2, height=3.4)
+    columns = {"train_seconds": "seconds of one core", "student_views": "pictures drawn"}
+    for axis, (column, label) in zip(axes[0], columns.items()):
+        for entrant, rows in in_order(of_robot, "entrant", ENTRANTS).items():
+            by_seed = lab.group(rows, "seed")
+            for of_seed in by_seed.values():
+                shown = [row for row in of_seed if float(row[column]) > 0]
+                axis.plot(
+                    lab.numbers(shown, column),
+                    lab.numbers(shown, "S"),
+                    color=lab.COLOURS[entrant],
+                    label=f"{entrant} (n = {len(by_seed)})",
+                )
+        axis.set(xscale="log", xlabel=label)
+    axes[0, 0].set_ylabel("success of the student")
+    note = "the robot with an eye: a line for each seed; rivals stop at the goal, .95 twice"
+    lab.save_figure(figure, path, note)
+
+
+def draw_goals(runs: list[dict], path: Path) -> None:
+    """Seconds and views to the goal of each task: a dot for each seed that reached it."""
+    by_task = in_order(runs, "task", TASKS)
+    figure, axes = lab.make_figure(2, len(by_task), height=2.0)
+    for row, (task, of_task) in zip(axes, by_task.items()):
+        by_entrant = in_order(of_task, "entrant", ENTRANTS)
+        for axis, unit in zip(row, ("seconds", "views")):
+            names = []
+            for y, (entrant, rows) in enumerate(by_entrant.items()):
+                times = lab.numbers(rows, f"{unit}_to_goal")
+                axis.plot(times, [y] * len(times), "o", color=lab.COLOURS[entrant])
+                names.append(f"{entrant} ({len(times)} of {len(rows)})")
+            axis.set_yticks(range(len(names)), names, fontsize=8)
+            axis.set(xscale="log", ylim=(len(names) - 0.5, -0.5), title=f"{task}: {unit}")
+    note = "a dot for each seed that reached the goal (so many of n)"
+    lab.save_figure(figure, path, note)
+
+
+def middle(rows: list[dict], name: str) -> float:
+    """The median over the seeds; infinite where most did not get there."""
+    return statistics.median(float(row[name] or "inf") for row in rows)
+
+
+def report(args: argparse.Namespace) -> None:
+    """Draw both figures from the tables; print medians, and how many times ours."""
+    runs = lab.read_csv(args.results / "runs.csv")
+    draw_race(lab.read_csv(args.results / "curves.csv"), args.results / "robot.png")
+    draw_goals(runs, args.results / "peers.png")
+    for task, of_task in in_order(runs, "task", TASKS).items():
+        by_entrant = in_order(of_task, "entrant", ENTRANTS)
+        print(f"{task}, goal {TASKS[task].goal}; medians, and how many times those of ours")
+        for entrant, rows in by_entrant.items():
+            there = lab.numbers(rows, "seconds_to_goal")
+            text = f"  {entrant:14} {len(there)} of {len(rows)} got there"
+            for unit in ("seconds", "views"):
+                value = middle(rows, f"{unit}_to_goal")
+                ratio = value / middle(by_entrant["ours"], f"{unit}_to_goal")
+                text += f"; {unit} {value:,.0f} ({ratio:.1f})"
+            stopped = statistics.median(lab.numbers(rows, "seconds"))
+            scores = " ".join(f"{value:.3f}" for value in lab.numbers(rows, "S"))
+            print(f"{text}; ended at {stopped:,.0f} s, S {scores}")
 
 
 def main(arguments: list[str] | None = None) -> None:
     """`python -m results.peers`."""
-    parser = lab_parser("peers", __doc__, range(3))
-    parser.add_argument("--envs", nargs="+", default=list(ENVS))
-    parser.add_argument("--methods", nargs="+", default=list(PEERS))
-    parser.add_argument("--total-steps", type=int, help="instead of Config's, for trials")
-    lab_main(work, parser.parse_args(arguments))
+    parser = lab.lab_parser("peers", __doc__, range(3))
+    parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
+    others = {"choices": list(ENTRANTS), "default": list(ENTRANTS)}
+    parser.add_argument("--entrants", nargs="+", **others)
+    lab.lab_main(train, report, parser, arguments)
 
 
 if __name__ == "__main__":
