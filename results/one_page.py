@@ -35,7 +35,7 @@ MEMORY = 8192  # pairs of views
 
 
 def info_nce_loss(z_teacher, z_student, inverse_temperature):  # (B, D), (B, D), () -> ()
-    """Eq. (6): of all views in the minibatch, the partner should be the most similar one."""
+    """Eq. (6): of all views in the minibatch, the partner should be the most similar."""
     similarity = inverse_temperature * z_teacher @ z_student.T  # (B, B)
     partner = torch.arange(len(similarity))
     both = F.cross_entropy(similarity, partner) + F.cross_entropy(similarity.T, partner)

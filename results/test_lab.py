@@ -14,17 +14,18 @@ from results import lab
 from results.claims import __main__ as claims
 from results.claims import methods
 from results.growth import __main__ as growth
-from results.growth import layouts
 from results.leak import __main__ as leak
 from results.leak import probes
 from results.own_env import __main__ as own_env
 from results.own_env import cue_reach
 from results.own_env.scripted import play_scripted
+from results.peers import __main__ as peers
+from results.peers import rivals
 from results.play import __main__ as play
 from results.table1 import __main__ as table1
 from tsalign import BadInput, Config, make_envs
 
-SCRIPTS = [table1, claims, leak, growth, own_env, play]
+SCRIPTS = [table1, claims, leak, growth, own_env, peers, play]
 TINY = {"num_envs": 4, "rollout_steps": 16, "total_steps": 64, "encoder_batch": 16}
 TINY |= {"embedding_dim": 8, "width": 16}
 TINY |= {"eval_episodes": 4, "log_episodes": 4, "log_evals": 1}
@@ -387,28 +388,12 @@ def test_growth_follows_its_rule(tmp_path, monkeypatch):
     assert len(planned) == 9
 
 
-def test_new_layouts_are_counted_and_redrawn(tmp_path, monkeypatch, capsys):
-    envs = make_envs("tunnelvision", 40)
-    envs.reset(seed=20_000)
-    drawn = {grid.tobytes() for grid in envs.unwrapped.blocked[:10]}
-    nets = tsalign.Networks(envs, Config(**TINY))
-    is_new, _ = layouts.play_once(envs, nets, "student", drawn)
-    assert not is_new[:10].any() and is_new.any()
-
-    monkeypatch.setattr(layouts, "N_EPISODES", 50)
-    draw = layouts.TunnelVisionVectorEnv._draw_layout
-    monkeypatch.setattr(
-        layouts.TunnelVisionVectorEnv, "_draw_layout", draw
-    )  # put back after
-    env = "tunnelvision,rows=9,cols=21,max_episode_steps=20"
-    config = Config(env=env, out=str(tmp_path / "runs"), **TINY | {"log_episodes": 2})
-    layouts.train_and_compare(config)
-    row = growth.read_sized(config.folder)
-    assert row["size"] == "9 x 21" and row["new_share"] == 1 and row["layouts_drawn"] >= 4
+def test_growth_is_redrawn(tmp_path, capsys):
     for name in ("grid", "image"):
-        lab.merge_csv(tmp_path / "results" / f"{name}.csv", growth.COLUMNS, [row])
-    check_redrawn(growth.main, tmp_path / "results")
-    assert "on the 1.000 of layouts not trained on" in capsys.readouterr().out
+        sizes = [fake_row(seed=k, s=0.9, size="9 x 21") for k in range(3)]
+        lab.merge_csv(tmp_path / f"{name}.csv", growth.COLUMNS, sizes)
+    check_redrawn(growth.main, tmp_path)
+    assert "image 9 x 21, ours: S 0.900" in capsys.readouterr().out
 
 
 def test_cue_reach_by_hand_and_its_scripted_student():
@@ -465,3 +450,113 @@ def test_a_saved_run_is_evaluated_and_drawn(tmp_path, capsys):
     assert "success in 4 fresh episodes: teacher " in said and "ours: the student " in said
     with image.open(tmp_path / "tunnelvision_ours_ours.gif") as gif:
         assert gif.n_frames >= 2 and gif.width == 800
+
+
+# --- The race -----------------------------------------------------------------------------
+
+
+def exams(*scores: float) -> list[dict]:
+    """Rows of a run that is examined each 100 steps, with views and seconds to match."""
+    rows = []
+    for k, score in enumerate(scores, 1):
+        row = {"env_steps": 100 * k, "student_views": 10 * k, "train_seconds": float(k)}
+        rows.append(row | {"success_student": score, "S": score})
+    return rows
+
+
+def test_the_goal_is_reached_at_the_first_of_two_good_exams_in_a_row():
+    assert peers.reached(exams(0.96, 0.5, 0.95, 0.97), 0.95)["env_steps"] == 300
+    assert peers.reached(exams(0.96, 0.5, 0.96), 0.95) == {}
+    assert peers.score_of({"success_student": 0.0, "return_student": 7}, "student") == 0
+    assert math.isnan(peers.score_of({"return_student": 7}, "teacher"))
+
+
+def test_the_race_is_redrawn_and_says_how_many_times_ours(tmp_path, capsys):
+    runs = []
+    curves = []
+    for entrant, seconds in {"ours": 2, "ppo": 20, "bc": ""}.items():
+        for seed in range(3):
+            which = {"task": "RobotEye", "entrant": entrant, "seed": seed}
+            there = {"seconds_to_goal": seconds, "views_to_goal": seconds}
+            runs.append(which | there | {"T": 1, "S": 0.9, "seconds": 30})
+            curves += [row | which for row in exams(0.5, 0.9)]
+    lab.merge_csv(tmp_path / "runs.csv", peers.RUNS, runs, peers.KEY)
+    key = [*peers.KEY, "env_steps"]
+    lab.merge_csv(tmp_path / "curves.csv", peers.CURVES, curves, key)
+    check_redrawn(peers.main, tmp_path)
+    said = capsys.readouterr().out
+    assert "ppo            3 of 3 got there; seconds 20 (10.0); views 20 (10.0)" in said
+    assert "bc             0 of 3 got there; seconds inf (inf)" in said
+
+
+@pytest.mark.parametrize("rival", ["ppo", "asymmetric", "dagger"])
+def test_a_rival_learns_from_every_view_of_its_student(rival, tmp_path):
+    method = f"results.peers.rivals:{rival}"
+    settings = TINY | {"total_steps": 256, "log_episodes": 4}
+    config = Config(method=method, out=str(tmp_path), **settings)
+    peers.run_entrant(peers.Start("TunnelVision", rival, config, limit=math.inf))
+    log = lab.read_csv(config.folder / "log.csv")
+    views = [int(row["student_views"]) for row in log]
+    assert views == ([64] if rival == "dagger" else [64, 128, 192, 256])
+    assert [int(row["env_steps"]) for row in log][-1] == 256
+    seconds = [float(row["train_seconds"]) for row in log]
+    assert seconds == sorted(seconds) and seconds[0] > 0
+
+
+def test_a_rival_stops_at_its_limit_and_at_the_goal(tmp_path, monkeypatch):
+    settings = TINY | {"total_steps": 640}
+    ends = []
+    for seed, (limit, score) in enumerate([(0.0, 0.5), (math.inf, 0.99)]):
+        config = Config(
+            method="results.peers.rivals:ppo", out=str(tmp_path), seed=seed, **settings
+        )
+        monkeypatch.setattr(
+            peers, "examine", lambda *_, s=score, **__: {"success_student": s}
+        )
+        peers.run_entrant(peers.Start("TunnelVision", "ppo", config, limit))
+        ends.append(int(lab.read_csv(config.folder / "log.csv")[-1]["env_steps"]))
+    assert ends == [64, 128]
+
+
+def test_the_asymmetric_critic_reads_the_teachers_view_and_the_actor_never_does():
+    envs = make_envs("tunnelvision", 4)
+    nets = tsalign.Networks(envs, Config(method="results.peers.rivals:asymmetric", **TINY))
+    obs = tsalign.reset_envs(envs, seed=0)
+    steps, _ = rivals.student_acts(envs, obs, nets, "teacher", 3)
+    np.testing.assert_array_equal(steps.obs_critic[0].numpy(), obs["teacher"])
+    np.testing.assert_array_equal(steps.obs_student[0].numpy(), obs["student"])
+    expected = nets.distribution("student", steps.obs_student[2]).log_prob(steps.action[2])
+    torch.testing.assert_close(steps.log_prob[2], expected)
+
+
+def test_dagger_labels_the_students_way_with_the_teachers_action():
+    envs = make_envs("tunnelvision", 32)
+    nets = tsalign.Networks(envs, Config(method="results.peers.rivals:dagger", **TINY))
+    with torch.no_grad():
+        nets.policy.net[4].bias[5] = 100.0  # the teacher would always do this,
+        nets.student_policy.net[4].bias[2] = 100.0  # and the student does that
+    obs = tsalign.reset_envs(envs, seed=0)
+    told, obs = rivals.student_is_told(envs, obs, nets, 1)
+    assert (told.action == 5).all()
+
+
+def test_stable_baselines3_sees_the_student_and_true_last_views():
+    pytest.importorskip("stable_baselines3")
+    sb3 = importlib.import_module("results.peers.sb3")
+    env = "tunnelvision,max_episode_steps=2"
+    adapter = sb3.StudentEnvs(make_envs(env, 3))
+    beside = make_envs(env, 3)
+    adapter.seed(5)
+    view = adapter.reset()
+    obs, _ = beside.reset(seed=5)
+    np.testing.assert_array_equal(view, obs["student"])
+    for _ in range(2):
+        adapter.step_async(np.zeros(3, int))
+        view, _, done, infos = adapter.step_wait()
+        obs, _, terminated, truncated, _ = beside.step(np.zeros(3, int))
+    np.testing.assert_array_equal(done, terminated | truncated)
+    for n in np.flatnonzero(done):
+        np.testing.assert_array_equal(infos[n]["terminal_observation"], obs["student"][n])
+        assert infos[n]["TimeLimit.truncated"] == (truncated[n] and not terminated[n])
+    obs, _ = beside.reset(options={"reset_mask": done})
+    np.testing.assert_array_equal(view, obs["student"])

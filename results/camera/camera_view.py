@@ -4,9 +4,8 @@
     pip install -r results/camera/requirements.txt
     MUJOCO_GL=egl python tsalign.py --env results.camera.camera_view:ReacherCamera-v0
 
-Pictures take many times as long as steps, so that only those are drawn that somebody looks
-at. Shapes: S is the side of the student's picture in pixels, H W an image's rows and
-columns.
+Only pictures that somebody looks at are drawn: each takes as long as many steps.
+Shapes: S is the side of the student's picture in pixels, H W an image's rows and columns.
 """
 
 import functools
@@ -18,15 +17,13 @@ from gymnasium.envs.mujoco import MujocoEnv
 from gymnasium.spaces import Box, Dict
 
 
-def camera_env(
-    env_id: str, size: int = 64, frames: int = 1, camera: str | None = None, **arguments
-) -> gym.Env:
+def camera_env(env_id: str, size: int = 64, frames: int = 1, camera=None, **arguments):
     """A task for teacher and student from a registered environment that can be drawn.
 
-    The student's picture has size x size pixels. With frames=2 it has a second one, of the
-    state before the step, where speeds matter. `camera` is the name of one in a MuJoCo
-    model; without, it is the one of the environment's `default_camera_config`. `arguments`
-    are the environment's own.
+    The student sees size x size pixels; with frames=2, where speeds matter, also those from
+    before the step. `camera` is the name of one in a MuJoCo model, by default the one of
+    `default_camera_config`. `arguments` are the environment's own; all environments but
+    MuJoCo's need render_mode="rgb_array".
     """
     # No time limit here: the id that this is registered as brings its own.
     env = gym.make(env_id, max_episode_steps=-1, disable_env_checker=True, **arguments)
@@ -34,21 +31,21 @@ def camera_env(
 
 
 class CameraView(gym.Wrapper):
-    """Observations Dict(teacher, student): the environment's own, and its picture.
+    """The teacher gets the environment's own observation, the student a picture (S, S, 3).
 
-    teacher: float32. student: uint8 (S, S, 3), or (S, S, 6) for two frames, which are the
-    same after a reset. While `env.unwrapped.draw_student` is False, nothing is drawn and
-    the student's view is an old one. `pictures_drawn` counts those of all instances.
+    With frames=2 it gets two, (S, S, 6), from before and after the step. While
+    `env.unwrapped.draw_student` is False nothing is drawn, and they are old ones.
     """
 
-    pictures_drawn = 0
+    pictures_drawn = 0  # by all instances
 
     def __init__(self, env: gym.Env, size: int = 64, frames: int = 1, camera=None) -> None:
         super().__init__(env)
         self.frames = frames
         self.photograph = functools.partial(photograph, env, size, camera)
         self.student = np.zeros((size, size, 3 * frames), np.uint8)
-        self.observation_space = two_views(env.observation_space, self.student.shape)
+        pictures = Box(0, 255, self.student.shape, np.uint8)
+        self.observation_space = Dict(teacher=env.observation_space, student=pictures)
         self.unwrapped.draw_student = True
 
     def reset(self, *, seed=None, options=None):
@@ -72,29 +69,20 @@ class CameraView(gym.Wrapper):
         if self._look() is not None:
             shown = [before, self.picture] if self.frames == 2 else [self.picture]
             self.student = np.concatenate(shown, axis=2)
-        return {"teacher": np.float32(obs), "student": self.student}
+        return {"teacher": obs, "student": self.student}
 
 
-def two_views(own: Box, shape: tuple[int, ...]) -> Dict:
-    """The space of an environment's observations and of the student's pictures."""
-    return Dict(
-        teacher=Box(np.float32(own.low), np.float32(own.high), dtype=np.float32),
-        student=Box(0, 255, shape, np.uint8),
-    )
-
-
-def photograph(env: gym.Env, size: int, camera: str | None) -> np.ndarray:  # -> (S, S, 3)
+def photograph(env: gym.Env, size: int, camera) -> np.ndarray:  # -> (S, S, 3)
     """An environment as it is now."""
     base = env.unwrapped
     if not isinstance(base, MujocoEnv):
         return shrink(env.render(), size)
-    view = camera
     if camera is None:
-        view = mujoco.MjvCamera()
-        mujoco.mjv_defaultFreeCamera(base.model, view)
+        camera = mujoco.MjvCamera()
+        mujoco.mjv_defaultFreeCamera(base.model, camera)
         for field, value in (base.mujoco_renderer.default_cam_config or {}).items():
-            setattr(view, field, value)
-    return draw(shared_renderer(base.fullpath, size), base.data, view)
+            setattr(camera, field, value)
+    return draw(shared_renderer(base.fullpath, size), base.data, camera)
 
 
 @functools.cache
@@ -112,9 +100,9 @@ def make_renderer(model: mujoco.MjModel, size: int) -> mujoco.Renderer:
     return renderer
 
 
-def draw(renderer: mujoco.Renderer, data: mujoco.MjData, camera, option=None) -> np.ndarray:
+def draw(renderer: mujoco.Renderer, data: mujoco.MjData, camera) -> np.ndarray:
     """A state -> (S, S, 3), with the shapes where the physics last computed them."""
-    renderer.update_scene(data, camera, option)
+    renderer.update_scene(data, camera)
     return shrink(renderer.render(), renderer.height // 2)
 
 
@@ -123,10 +111,9 @@ def shrink(image: np.ndarray, size: int) -> np.ndarray:  # (H, W, 3) -> (S, S, 3
     tall = image.shape[0] // size
     wide = image.shape[1] // size
     blocks = image[: tall * size, : wide * size].reshape(size, tall, size, wide, 3)
-    return blocks.mean(axis=(1, 3)).astype(np.uint8)
+    return blocks.mean(axis=1).mean(axis=2).astype(np.uint8)
 
 
-# The hand reaches as far as the picture does.
 FROM_ABOVE = {"lookat": (0, 0, 0), "distance": 0.54, "elevation": -90, "azimuth": 90}
 gym.register(
     "ReacherCamera-v0",

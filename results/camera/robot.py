@@ -1,9 +1,9 @@
 """RobotEye-v0: a robot with an eye, simulated and drawn by MuJoCo.
 
-    apt-get install -y libegl1 libgl1            # Debian: draws without a display
-    pip install -r results/camera/requirements.txt
-    MUJOCO_GL=egl python -m results.camera.robot           # scripted players
     MUJOCO_GL=egl python tsalign.py --env results.camera.robot:RobotEye-v0
+    MUJOCO_GL=egl python -m results.camera.robot        # success of scripted players
+
+What to install: see camera_view.py.
 
 A base drives in any direction and turns; its eye looks ahead. The teacher knows where
 everything is and need not look. The student has the picture alone and has to look around
@@ -17,7 +17,6 @@ frame x forward, y left. Shapes: N sub-environments, S x S pixels of the student
 
 import functools
 import math
-from typing import ClassVar
 
 import gymnasium as gym
 import mujoco
@@ -31,11 +30,11 @@ from results.camera.camera_view import draw, make_renderer
 # The whole task is [ours]. Reasons are given where one might wonder.
 ROOM = 3.0  # half the room's side
 SPAN = 2 * math.sqrt(2) * ROOM  # the room's diagonal: no distance in it is longer
-SPAWN = 2.0  # everything starts within +-SPAWN along both axes: the base fits behind it
+SPAWN = 2.0  # all start within +-SPAWN along both axes; the base fits behind everything
 APART = 1.2  # from centre to centre; the base fits between any two
 SUBSTEPS = 4  # of MuJoCo's 0.025 s: a control step of 0.1 s
 TOP_SPEEDS = np.array([1.0, 1.0, 2.0])  # forward, left, turning left
-GOAL = 0  # the order of things: the goal, the decoy, two pillars
+GOAL = 0  # the order of things: the goal, the box, two pillars
 GOAL_REACH = 0.5  # from centre to centre: the base touches the goal's side
 
 SIZE = 32  # S
@@ -51,22 +50,13 @@ EFFORT_COST = 0.005  # times the summed square of the action
 # A speed settles at gear / damping, with the time constant mass / damping = 0.07 s. Little
 # of it is left after a control step, so that a picture without speeds is enough to act on.
 # Contacts have no friction (condim 1), so that the base slides along what it bumps into.
-# Shapes of group 3 are hidden, except in `render`.
+# A yellow pointer, below the eye's field of view, shows from above where the base heads.
 XML = f"""
 <mujoco model="robot with an eye">
   <option timestep="0.025" integrator="implicitfast"/>
-  <visual>
-    <map znear="0.01"/>
-    <global offwidth="512" offheight="512"/>
-  </visual>
   <asset>
     <texture name="sky" type="skybox" builtin="gradient" width="32" height="192"
              rgb1=".55 .7 .9" rgb2=".85 .9 .95"/>
-    <texture name="floor" type="2d" builtin="checker" width="64" height="64"
-             rgb1=".40 .40 .42" rgb2=".33 .33 .35"/>
-    <material name="floor" texture="floor" texrepeat="3 3"/>
-    <mesh name="field of view"
-          vertex="0 0 0  1.5 .87 0  1.5 -.87 0  0 0 .01  1.5 .87 .01  1.5 -.87 .01"/>
   </asset>
   <default>
     <geom type="cylinder" contype="0" conaffinity="0" condim="1"/>
@@ -79,9 +69,9 @@ XML = f"""
     </default>
   </default>
   <worldbody>
-    <light directional="true" dir="-.3 -.5 -1" diffuse=".5 .5 .5"/>
+    <light directional="true" dir="-.3 -.5 -1" diffuse=".5 .5 .5" castshadow="false"/>
     <camera name="above" pos="0 0 12" fovy="32"/>
-    <geom type="plane" size="{ROOM} {ROOM} .1" material="floor"/>
+    <geom type="plane" size="{ROOM} {ROOM} .1" rgba=".36 .36 .38 1"/>
     <geom class="box" pos="{ROOM + 0.1} 0 .3" size=".1 {ROOM + 0.2} .3"/>
     <geom class="box" pos="{-ROOM - 0.1} 0 .3" size=".1 {ROOM + 0.2} .3"/>
     <geom class="box" pos="0 {ROOM + 0.1} .3" size="{ROOM + 0.2} .1 .3"/>
@@ -92,15 +82,14 @@ XML = f"""
       <joint type="hinge" axis="0 0 1" damping=".6"/>
       <site name="middle"/>
       <geom size=".2 .15" pos="0 0 .15" mass="2" contype="1"/>
-      <geom type="mesh" mesh="field of view" pos="0 0 .05" mass="0" group="3"
-            rgba="1 .9 .3 .5"/>
+      <geom type="box" size=".1 .03 .02" pos=".1 0 .3" mass="0" rgba="1 .9 .3 1"/>
       <camera name="eye" pos="0 0 {EYE_HEIGHT}" fovy="{EYE_FIELD}"
               xyaxes="0 -1 0 {EYE_TILT} 0 1"/>
     </body>
     <body name="goal" mocap="true">
       <geom size=".3 .45" pos="0 0 .45" rgba=".9 .1 .1 1"/>
     </body>
-    <body name="decoy" mocap="true">
+    <body name="box" mocap="true">
       <geom class="box" size=".2 .2 .2" pos="0 0 .2" rgba=".1 .7 .2 1"/>
     </body>
     <body name="pillar 1" mocap="true"><geom class="pillar"/></body>
@@ -114,49 +103,30 @@ XML = f"""
 </mujoco>
 """
 MODEL = mujoco.MjModel.from_xml_string(XML)
-SHOW_FIELD = mujoco.MjvOption()
-SHOW_FIELD.geomgroup[3] = True
 
 
 class RobotEyeVectorEnv(gym.vector.VectorEnv):
     """N robots, each a MuJoCo state of its own.
 
-    Description:
-        A round base drives to a red column in a walled room of 6 m x 6 m. A green box, the
-        decoy, and two blue pillars stand in its way; they and the walls are solid. MuJoCo
-        computes motors, damping and contacts.
-    Action Space:
-        Box(-1, 1, (3,)): the motors forward, to the left, and turning left, held for 0.1 s.
-        Their top speeds are 1 m/s, 1 m/s and 2 rad/s. Values outside are clipped.
-    Observation Space:
-        Dict of two views of one state.
-        teacher: float32 (23). For the goal, the decoy and the two pillars: x and y in the
-        body frame, in diagonals of the room, then cosine and sine of the bearing. Then x
-        and y in the room, scaled to [-1, 1], cosine and sine of the heading, and the speeds
-        forward, to the left and turning left, in top speeds.
-        student: uint8 (32, 32, 3), the picture of an eye that is 60 degrees wide.
-    Rewards:
-        0.5 for each metre nearer to the goal, +1 at the goal, -0.01 a step, -0.05 if the
-        step ends in contact with something solid, -0.005 times the action's summed square.
-    Starting State:
-        At rest. Places and heading are uniform; all centres are within 2 m of the middle
-        along both axes and at least 1.2 m apart.
-    Episode End:
-        Terminated at the goal (`info["is_success"]`, within 0.5 m), truncated after
-        `max_episode_steps` steps.
+    A round base drives to a red column in a room of 6 m x 6 m. A green box and two blue
+    pillars stand in its way; they and the walls are solid.
+    Actions: the motors forward, left and turning left, within [-1, 1], held for 0.1 s.
+    The teacher's view: for the goal, the box and the two pillars, x and y in the body frame
+    and cosine and sine of the bearing; then x and y in the room, cosine and sine of the
+    heading, and the speeds forward, left and turning left. All are scaled to [-1, 1].
+    The student's view: the eye's picture, uint8 (S, S, 3).
+    Reward: 0.5 for each metre nearer to the goal, +1 at the goal, -0.01 a step, -0.05 if
+    the step ends in contact with something solid, -0.005 times the action's summed square.
+    Start: at rest, places and heading uniform. End: terminated at the goal, which is the
+    success, truncated after `max_episode_steps`.
 
     While `draw_student` is False nothing is drawn, and the student's views are the last
-    ones that were. `RobotEyeVectorEnv.pictures_drawn` counts the student's pictures of all
-    instances. Whoever has ended must be reset: `reset(options={"reset_mask": ended})`.
-    Sub-environment i has a random generator of its own, seeded with seed + i.
+    ones that were; `pictures_drawn` counts those of all instances. Whoever has ended must
+    be reset with `options={"reset_mask": ended}`. Robot i has a random generator of its
+    own, seeded with seed + i.
     """
 
-    metadata: ClassVar = {
-        "render_modes": ["rgb_array"],
-        "render_fps": 10,
-        "autoreset_mode": AutoresetMode.DISABLED,
-    }
-    render_mode = "rgb_array"
+    metadata = {"autoreset_mode": AutoresetMode.DISABLED}
     pictures_drawn = 0
 
     def __init__(self, num_envs: int = 1, max_episode_steps: int = 120) -> None:
@@ -229,8 +199,7 @@ class RobotEyeVectorEnv(gym.vector.VectorEnv):
         cos = np.cos(pose[:, 2:])  # (N, 1)
         sin = np.sin(pose[:, 2:])
         offset = to_body(things - pose[:, None, :2], cos, sin)
-        distance = np.linalg.norm(offset, axis=2, keepdims=True)
-        bearing = offset / np.maximum(distance, 1e-9)
+        bearing = offset / np.linalg.norm(offset, axis=2, keepdims=True)
         seen = np.concatenate([offset / SPAN, bearing], axis=2)  # (N, 4, 4)
         speeds[:, :2] = to_body(speeds[:, None, :2], cos, sin)[:, 0]
         own = [pose[:, :2] / ROOM, cos, sin, speeds / TOP_SPEEDS]
@@ -238,11 +207,11 @@ class RobotEyeVectorEnv(gym.vector.VectorEnv):
         return view.clip(-1, 1).astype(np.float32)
 
     def render(self) -> tuple:
-        """One picture (256, 512, 3) for each: from above, and what the eye sees."""
+        """One picture (7 S, 14 S, 3) for each: from above, and what the eye sees."""
         frames = []
         for robot in self.robots:
-            above = picture(robot, "above", 256, SHOW_FIELD)
-            eye = picture(robot, "eye", SIZE).repeat(8, axis=0).repeat(8, axis=1)
+            above = picture(robot, "above", 7 * SIZE)
+            eye = picture(robot, "eye", SIZE).repeat(7, axis=0).repeat(7, axis=1)
             frames.append(np.concatenate([above, eye], axis=1))
         return tuple(frames)
 
@@ -266,11 +235,11 @@ def to_body(vectors: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndarray
     return np.stack([cos * x + sin * y, cos * y - sin * x], axis=2)
 
 
-def picture(robot: mujoco.MjData, camera: str, size: int, option=None) -> np.ndarray:
+def picture(robot: mujoco.MjData, camera: str, size: int) -> np.ndarray:
     """What that camera sees -> (size, size, 3)."""
     mujoco.mj_kinematics(MODEL, robot)  # a step leaves the shapes where they were before
     mujoco.mj_camlight(MODEL, robot)
-    return draw(room_renderer(size), robot, camera, option)
+    return draw(room_renderer(size), robot, camera)
 
 
 @functools.cache
@@ -306,11 +275,6 @@ def scripted_student(picture: np.ndarray) -> np.ndarray:  # (S, S, 3) -> (3,)
     return np.array([0.2, aside, 2 * goal_left])
 
 
-def never_turning(picture: np.ndarray) -> np.ndarray:  # (S, S, 3) -> (3,)
-    """The scripted student, when it does not look around."""
-    return scripted_student(picture) * np.array([1, 1, 0])
-
-
 def scripted_teacher(view: np.ndarray) -> np.ndarray:  # (23,) -> (3,)
     """Knows where everything is: straight to the goal, around the rest, without turning."""
     things = view[:16].reshape(4, 4)
@@ -324,7 +288,7 @@ def scripted_teacher(view: np.ndarray) -> np.ndarray:  # (23,) -> (3,)
     return np.append(drive / np.abs(drive).max(), 0.0)
 
 
-def play(player, view: str, episodes: int) -> float:
+def play(player, view: str, episodes: int, turns: bool = True) -> float:
     """The success of a player that gets one view, in episodes of the seeds 0, 1, ..."""
     env = RobotEyeVectorEnv()
     env.draw_student = view == "student"
@@ -333,7 +297,7 @@ def play(player, view: str, episodes: int) -> float:
         obs, _ = env.reset(seed=seed)
         ended = False
         while not ended:
-            action = player(obs[view][0])
+            action = player(obs[view][0]) * [1, 1, turns]
             obs, _, terminated, truncated, _ = env.step(action[None])
             ended = terminated[0] or truncated[0]
         n_successes += terminated[0]
@@ -341,6 +305,6 @@ def play(player, view: str, episodes: int) -> float:
 
 
 if __name__ == "__main__":
-    print(f"scripted teacher  {play(scripted_teacher, 'teacher', 200):.3f}")
-    print(f"scripted student  {play(scripted_student, 'student', 200):.3f}")
-    print(f"never turning     {play(never_turning, 'student', 200):.3f}")
+    print(f"teacher {play(scripted_teacher, 'teacher', 200):.3f}")
+    print(f"student {play(scripted_student, 'student', 200):.3f}")
+    print(f"student that never turns {play(scripted_student, 'student', 200, False):.3f}")

@@ -92,7 +92,7 @@ def run_entrant(start: Start) -> None:
 
 
 def run_rival(start: Start) -> None:
-    """Let a rival train, the clock stopped for exams. Writes what `tsalign.train` writes."""
+    """Train a rival, the clock stopped for exams. Writes what `tsalign.train` writes."""
     config = tsalign.checked(start.config)
     torch.set_num_threads(1)
     torch.manual_seed(config.seed)
@@ -232,7 +232,7 @@ def in_order(rows: list[dict], name: str, order: dict) -> dict[str, list[dict]]:
 
 
 def draw_race(curves: list[dict], path: Path) -> None:
-    """The robot: the student's success over seconds and over views, a line for each seed."""
+    """The robot: success of the student over seconds and views, a line for each seed."""
     of_robot = [row for row in curves if row["task"] == "RobotEye"]
     figure, axes = lab.make_figure(2, height=3.4)
     columns = {"train_seconds": "seconds of one core", "student_views": "pictures drawn"}
