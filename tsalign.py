@@ -353,8 +353,11 @@ class Policy(nn.Module):
         for layer, gain in gains.items():
             nn.init.orthogonal_(self.net[layer].weight, gain)
             nn.init.zeros_(self.net[layer].bias)
-        # The Gaussian's standard deviation is the same in all states [ppo].
-        self.log_std = None if is_discrete else nn.Parameter(torch.zeros(n_out))
+        # The Gaussian's standard deviation is the same in all states [ppo]. It starts at 0.5
+        # [ours: from 1, a third of what is drawn would be clipped].
+        self.log_std = None
+        if not is_discrete:
+            self.log_std = nn.Parameter(torch.full((n_out,), math.log(0.5)))
 
     def forward(self, z: Tensor) -> Tensor:  # (..., D) -> (..., A)
         """The entries of a unit vector are small; times sqrt(D) they are about 1 [ours]."""
@@ -901,7 +904,8 @@ def train_policy(
             config.clip,
         )
         loss = log["policy_loss"] + config.value_coef * log["value_loss"]
-        loss = loss - entropy_bonus(config, progress) * log["entropy"]
+        if nets.policy.log_std is None:  # a Gaussian looks around by itself [ppo]
+            loss = loss - entropy_bonus(config, progress) * log["entropy"]
         if method.has_proxy:
             proxy = policy_before.distribution(logits_proxy[i])
             log["penalty"] = imitation_kl(policy, proxy).mean()

@@ -292,7 +292,7 @@ def test_runs_at_table_1s_settings_are_table_1s(tmp_path):
         homes[config.env, label] = config.folder.parent
     assert homes["tunnelvision", "0"] == lab.TABLE1
     assert homes["collecthealth", f"{Config.lambda_align:g}"] == lab.TABLE1
-    assert homes["collecthealth", "3"] == tmp_path / "lambda_align=3.0"
+    assert homes["collecthealth", "10"] == tmp_path / "lambda_align=10.0"
 
 
 def test_fisher_by_hand():
@@ -365,7 +365,7 @@ def test_sharpness_stays_and_a_near_partner_is_another_one():
     assert s != pytest.approx(3.0, abs=1e-4)
     _, s = one_phase(claims.OWN + "fixed_sharpness")
     assert s == pytest.approx(3.0, abs=1e-4)
-    near, _ = one_phase(claims.OWN + "near_2")
+    near, _ = one_phase(claims.OWN + "near_4")
     assert not torch.allclose(ours, near, atol=1e-4)
 
 

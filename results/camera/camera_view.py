@@ -69,7 +69,7 @@ class CameraView(gym.Wrapper):
         if self._look() is not None:
             shown = [before, self.picture] if self.frames == 2 else [self.picture]
             self.student = np.concatenate(shown, axis=2)
-        return {"teacher": obs, "student": self.student}
+        return {"teacher": obs, "student": self.student.copy()}
 
 
 def photograph(env: gym.Env, size: int, camera) -> np.ndarray:  # -> (S, S, 3)

@@ -126,11 +126,12 @@ class RobotEyeVectorEnv(gym.vector.VectorEnv):
     own, seeded with seed + i.
     """
 
-    metadata = {"autoreset_mode": AutoresetMode.DISABLED}
+    metadata = {"autoreset_mode": AutoresetMode.DISABLED, "render_modes": ["rgb_array"]}
     pictures_drawn = 0
 
-    def __init__(self, num_envs: int = 1, max_episode_steps: int = 120) -> None:
+    def __init__(self, num_envs=1, max_episode_steps=120, render_mode=None) -> None:
         self.num_envs = num_envs
+        self.render_mode = render_mode
         self.max_episode_steps = max_episode_steps
         self.draw_student = True
         self.single_observation_space = Dict(

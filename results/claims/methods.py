@@ -61,5 +61,4 @@ BEGINS = {"tunnelvision": begins_tunnelvision, "collecthealth": begins_collecthe
 
 fixed_sharpness = Method(train_fixed_sharpness, {"lambda_align": 0.0}, unread=EQ_10)
 near_1 = Method(partial(train_near, window=1), unread=EQ_10)
-near_2 = Method(partial(train_near, window=2), unread=EQ_10)
 near_4 = Method(partial(train_near, window=4), unread=EQ_10)

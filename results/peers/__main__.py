@@ -48,7 +48,7 @@ class Task(NamedTuple):
 
 TASKS = {
     "RobotEye": Task("results.camera.robot:RobotEye-v0", 0.95),
-    "Reacher": Task("results.camera.camera_view:ReacherCamera-v0", -8.0),
+    "Reacher": Task("results.camera.camera_view:ReacherCamera-v0", -10.0),
     "CollectHealth 64x128": Task("collecthealth,view_height=64,view_width=128", 0.95),
     "CollectHealth": Task("collecthealth", 0.95),
     "TunnelVision": Task("tunnelvision", 0.95),

@@ -124,7 +124,8 @@ def update_actor(nets, critic, optimizer, steps: Steps, config: Config, progress
             config.clip,
         )
         loss = log["policy_loss"] + config.value_coef * log["value_loss"]
-        loss = loss - tsalign.entropy_bonus(config, progress) * log["entropy"]
+        if nets.policy.log_std is None:
+            loss = loss - tsalign.entropy_bonus(config, progress) * log["entropy"]
         tsalign.take_step(optimizer, loss, config.max_grad_norm)
 
 
