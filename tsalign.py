@@ -253,7 +253,8 @@ class Encoder(nn.Module):
         super().__init__()
         self.view_shape = space.shape
         self.is_image = len(space.shape) == 3
-        is_finite = np.isfinite(space.low) & np.isfinite(space.high)
+        # The largest floats stand for no bounds, too.
+        is_finite = (np.abs(space.low) < 1e30) & (np.abs(space.high) < 1e30)
         is_bounded = is_finite & (space.high > space.low)
         # Without bounds, -1 and 1 leave an entry as it is.
         low = np.where(is_bounded, space.low, -1)

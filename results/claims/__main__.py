@@ -65,8 +65,7 @@ def fewer_pairs(every: int) -> tuple:
 
 QUESTIONS = {
     "align": Question(
-        [("0", "no-align", {})]
-        + sweep("ours", "lambda_align", [1.0, 10.0, 300.0]),
+        [("0", "no-align", {})] + sweep("ours", "lambda_align", [1.0, 10.0, 300.0]),
         below="lambda_align",
         base=f"{Config.lambda_align:g}",
         measures=("S", "leak"),

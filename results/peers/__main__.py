@@ -44,11 +44,12 @@ class Task(NamedTuple):
 
     env: str
     goal: float
+    episodes: int = 64  # of an exam
 
 
 TASKS = {
     "RobotEye": Task("results.camera.robot:RobotEye-v0", 0.95),
-    "Reacher": Task("results.camera.camera_view:ReacherCamera-v0", -10.0),
+    "Reacher": Task("results.camera.camera_view:ReacherCamera-v0", -10.0, episodes=32),
     "CollectHealth 64x128": Task("collecthealth,view_height=64,view_width=128", 0.95),
     "CollectHealth": Task("collecthealth", 0.95),
     "TunnelVision": Task("tunnelvision", 0.95),
@@ -77,7 +78,8 @@ def plan(task: str, entrant: str, seed: int, out: Path, limit: float = math.inf)
     """The run has its environment's usual settings and steps; only it is examined more."""
     method, settings = ENTRANTS[entrant]
     folder = out / entrant.replace(", ", "-")
-    exams = {"log_evals": EXAMS, "log_episodes": 64, "eval_episodes": 256}
+    episodes = TASKS[task].episodes
+    exams = {"log_evals": EXAMS, "log_episodes": episodes, "eval_episodes": 4 * episodes}
     config = lab.standard(TASKS[task].env, method, seed=seed, **settings, **exams)
     config = replace(config, out=str(folder))
     return Start(task, entrant, config, limit)
