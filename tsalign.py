@@ -354,7 +354,7 @@ class Policy(nn.Module):
         for layer, gain in gains.items():
             nn.init.orthogonal_(self.net[layer].weight, gain)
             nn.init.zeros_(self.net[layer].bias)
-        # The Gaussian's standard deviation is the same in all states [ppo]. It starts at 0.5
+        # The Gaussian has one standard deviation for all states [ppo]. It starts at 0.5
         # [ours: from 1, a third of what is drawn would be clipped].
         self.log_std = None
         if not is_discrete:

@@ -82,28 +82,15 @@ def photograph(env: gym.Env, size: int, camera) -> np.ndarray:  # -> (S, S, 3)
         mujoco.mjv_defaultFreeCamera(base.model, camera)
         for field, value in (base.mujoco_renderer.default_cam_config or {}).items():
             setattr(camera, field, value)
-    return draw(shared_renderer(base.fullpath, size), base.data, camera)
+    renderer = shared_renderer(base.fullpath, size)
+    renderer.update_scene(base.data, camera)
+    return renderer.render()
 
 
 @functools.cache
 def shared_renderer(model_file: str, size: int) -> mujoco.Renderer:
     """One for all copies of an environment, because a context is heavy."""
-    return make_renderer(mujoco.MjModel.from_xml_path(model_file), size)
-
-
-def make_renderer(model: mujoco.MjModel, size: int) -> mujoco.Renderer:
-    """Draws 2S x 2S pixels, from which `draw` makes S x S, without shadows and mirrors."""
-    model.vis.quality.offsamples = 0  # MuJoCo's antialiasing takes three times as long
-    model.vis.quality.shadowsize = 0
-    renderer = mujoco.Renderer(model, 2 * size, 2 * size)
-    renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
-    return renderer
-
-
-def draw(renderer: mujoco.Renderer, data: mujoco.MjData, camera) -> np.ndarray:
-    """A state -> (S, S, 3), with the shapes where the physics last computed them."""
-    renderer.update_scene(data, camera)
-    return shrink(renderer.render(), renderer.height // 2)
+    return mujoco.Renderer(mujoco.MjModel.from_xml_path(model_file), size, size)
 
 
 def shrink(image: np.ndarray, size: int) -> np.ndarray:  # (H, W, 3) -> (S, S, 3)

@@ -25,8 +25,6 @@ from gymnasium.spaces import Box, Dict
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
-from results.camera.camera_view import draw, make_renderer
-
 # The whole task is [ours]. Reasons are given where one might wonder.
 ROOM = 3.0  # half the room's side
 SPAN = 2 * math.sqrt(2) * ROOM  # the room's diagonal: no distance in it is longer
@@ -208,11 +206,11 @@ class RobotEyeVectorEnv(gym.vector.VectorEnv):
         return view.clip(-1, 1).astype(np.float32)
 
     def render(self) -> tuple:
-        """One picture (7 S, 14 S, 3) for each: from above, and what the eye sees."""
+        """One picture (8 S, 16 S, 3) for each: from above, and what the eye sees."""
         frames = []
         for robot in self.robots:
-            above = picture(robot, "above", 7 * SIZE)
-            eye = picture(robot, "eye", SIZE).repeat(7, axis=0).repeat(7, axis=1)
+            above = picture(robot, "above", 8 * SIZE)
+            eye = picture(robot, "eye", SIZE).repeat(8, axis=0).repeat(8, axis=1)
             frames.append(np.concatenate([above, eye], axis=1))
         return tuple(frames)
 
@@ -240,13 +238,14 @@ def picture(robot: mujoco.MjData, camera: str, size: int) -> np.ndarray:
     """What that camera sees -> (size, size, 3)."""
     mujoco.mj_kinematics(MODEL, robot)  # a step leaves the shapes where they were before
     mujoco.mj_camlight(MODEL, robot)
-    return draw(room_renderer(size), robot, camera)
+    room_renderer(size).update_scene(robot, camera)
+    return room_renderer(size).render()
 
 
 @functools.cache
 def room_renderer(size: int) -> mujoco.Renderer:
     """One for all robots, because a context is heavy."""
-    return make_renderer(MODEL, size)
+    return mujoco.Renderer(MODEL, size, size)
 
 
 gym.register("RobotEye-v0", vector_entry_point=RobotEyeVectorEnv, max_episode_steps=120)

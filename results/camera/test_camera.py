@@ -119,9 +119,10 @@ def test_red_is_seen_where_the_teacher_has_the_goal_and_nowhere_else():
     inside = np.abs(bearing) < edge - margin
     assert (n_red[inside] >= 4).all()
     assert (n_red[np.abs(bearing) > edge + margin] == 0).all()
-    column = (red.sum(axis=1) @ np.arange(32))[inside] / n_red[inside]
-    expected = 15.5 - 16 * np.tan(bearing[inside]) / np.tan(edge)
-    assert np.abs(column - expected).max() < 2
+    column = (red.sum(axis=1) @ np.arange(robot.SIZE))[inside] / n_red[inside]
+    middle = (robot.SIZE - 1) / 2
+    expected = middle - robot.SIZE / 2 * np.tan(bearing[inside]) / np.tan(edge)
+    assert np.abs(column - expected).max() < 4  # pixels
 
 
 def test_motors_act_in_the_body_frame_up_to_their_top_speeds():
