@@ -1084,7 +1084,7 @@ def test_looks_are_one_in_each_so_many_from_the_first_cycle_and_its_last_step(
     pairs_every, seed
 ):
     config = small_config(rollout_steps=10, pairs_every=pairs_every, seed=seed)
-    looks = tsalign.plan_looks(20, 6, config)  # 200 steps; the student begins at the 60th
+    looks = tsalign.plan_pairs(20, 6, config)  # 200 steps; the student begins at the 60th
     rng = np.random.default_rng([seed, 1])  # a stream of its own, decided by the seed
     expected = {69}
     for start in range(60, 200, pairs_every):

@@ -6,7 +6,7 @@ only what both can see. PPO trains the policy on that embedding and may not touc
 encoders. So the teacher's policy can depend only on what the student sees, too, and the
 student runs the same policy on its own encoder.
 
-    python tsalign.py --env tunnelvision         # or collecthealth, where it has a camera
+    python tsalign.py --env tunnelvision         # or collecthealth, seen by a camera
 
 Where the paper's equations are:
     Eq. (1)      the teacher's return         `collect`, `gae`, `ppo_losses`
@@ -22,7 +22,8 @@ Where the paper's equations are:
     Section V-B  baselines, rows of Table I   `METHODS` and the functions above it
 
 Left out: recurrent policies, running observation normalisation, several GPUs.
-Marks: [paper] stated there; [ppo] a usual PPO default; [ours: reason] our choice.
+Marks: [ppo] a usual PPO default; [ours: reason] our choice. Of what follows, the paper
+states the equations and the phases; it gives no settings.
 Shapes: T time steps, N environments, B batch, M pairs in memory, D embedding, A actions,
 H W C image; ... stands for the shape of one view or one action.
 """
@@ -64,17 +65,17 @@ ENVS = {
     "tunnelvision": "tunnelvision:TunnelVision-v0",
     "collecthealth": "collecthealth:CollectHealth-v0",
 }
-STEPS = {"tunnelvision": 780_000, "collecthealth": 400_000}  # of a run, unless it is told
+STEPS = {"tunnelvision": 780_000, "collecthealth": 400_000}  # where total_steps is 0
 STEPS_ELSEWHERE = 500_000
 Losses = dict[str, float]
 
 
 class BadInput(ValueError):
-    """The user can mend it. The command line says it in one line, with exit code 2."""
+    """Something that the user can mend. The command line exits with one line and code 2."""
 
 
 class RunStopped(RuntimeError):
-    """A run has begun and cannot go on. The command line says so, with exit code 1."""
+    """A run has begun and cannot go on. The command line exits with one line and code 1."""
 
 
 # --- Settings -----------------------------------------------------------------------------
@@ -110,7 +111,7 @@ class Config:
     inverse_temperature: float = setting(
         30.0, "s of Eq. (6), at first [ours: 10 was slower]"
     )
-    lambda_align: float = setting(80.0, "weight of Eq. (7), once whole [ours: hides most]")
+    lambda_align: float = setting(80.0, "weight of Eq. (7) at the end [ours: hides most]")
     lambda_stab: float = setting(
         0.1, "weight of Eq. (8) [ours: more preserves what leaked]"
     )
@@ -129,11 +130,9 @@ class Config:
     gamma: float = setting(0.99, "discount [ppo]")
     gae_lambda: float = setting(0.95, "lambda of the advantage estimate [ppo]")
     clip: float = setting(0.2, "clip range of the ratio [ppo]")
-    entropy_coef: float = setting(
-        0.3, "entropy bonus at first [ours: it has to look around]"
-    )
+    entropy_coef: float = setting(0.3, "entropy bonus at first [ours: it has to explore]")
     value_coef: float = setting(0.5, "weight of the value loss [ppo]")
-    max_grad_norm: float = setting(0.5, "gradients are clipped to this norm [ppo]")
+    max_grad_norm: float = setting(0.5, "PPO's gradients are clipped to it [ppo]")
     sitt_lambda1: float = setting(0.1, "weight of Eq. (10) in the reward [ours: swept]")
     sitt_lambda2: float = setting(0.1, "weight of Eq. (10) in the policy's loss [ours]")
 
@@ -170,9 +169,10 @@ def entropy_bonus(config: Config, progress: float) -> float:
 def align_weight(config: Config, progress: float) -> float:
     """Weight of Eq. (7): 0 in the first fifth; then it grows, and is whole at half time.
 
-    At first z_T may tell what only the teacher sees, and the policy learns what to do with
-    it. As that fades, all that is left to learn is to look [ours: with the whole weight
-    from the start, policies learned more slowly, and some never to look].
+    While it is 0, the teacher's embedding may tell what only the teacher sees, and the
+    policy learns the task from that. As the weight grows that is hidden, and the policy has
+    only to learn where to turn its view [ours: with the whole weight from the start,
+    policies learned more slowly, and some never learned to turn it].
     """
     return config.lambda_align * min(max((progress - 0.2) / 0.3, 0.0), 1.0)
 
@@ -234,7 +234,7 @@ def embedding_loss(
 
 def imitation_kl(
     policy: Distribution, imitator: Distribution
-) -> Tensor:  # over (...) -> (...)
+) -> Tensor:  # over (B,) each -> (B,)
     """Eq. (10): KL(teacher's policy || imitator's) at each step, what SITT penalises."""
     return kl_divergence(policy, imitator)  # Eq. (10)
 
@@ -253,10 +253,10 @@ class Encoder(nn.Module):
         super().__init__()
         self.view_shape = space.shape
         self.is_image = len(space.shape) == 3
-        # The largest floats stand for no bounds, too.
+        # Some spaces write "no bound" as the largest float instead of infinity.
         is_finite = (np.abs(space.low) < 1e30) & (np.abs(space.high) < 1e30)
         is_bounded = is_finite & (space.high > space.low)
-        # Without bounds, -1 and 1 leave an entry as it is.
+        # `outputs` maps low .. high to -1 .. 1: without bounds, -1 and 1 change nothing.
         low = np.where(is_bounded, space.low, -1)
         high = np.where(is_bounded, space.high, 1)
         self.register_buffer("is_bounded", torch.tensor(is_bounded))  # (...)
@@ -288,7 +288,11 @@ class Encoder(nn.Module):
         return F.normalize(self.outputs(obs), dim=-1)
 
     def outputs(self, obs: Tensor) -> Tensor:  # (B, ...) -> (B, D)
-        """Each entry is mapped from its range to -1 .. 1 here: images are kept as bytes."""
+        """What the network returns, before `forward` scales it to unit norm.
+
+        Each entry is first mapped from low .. high to -1 .. 1. That is done here, and not
+        earlier, so that images can be stored as bytes.
+        """
         x = 2 * (obs.float() - self.low) / (self.high - self.low) - 1
         if self.is_image:
             x = x.permute(0, 3, 1, 2)  # (B, C, H, W)
@@ -296,11 +300,12 @@ class Encoder(nn.Module):
             x = F.pad(x, (0, -columns % 4, 0, -rows % 4))  # so no pixel is left out
         return self.net(x)
 
-    def fit_input_range(self, obs: Tensor) -> None:  # (B, ...) of the first rollout
-        """Correct the range of entries whose bounds are missing, or say little.
+    def fit_input_range(self, obs: Tensor) -> None:  # (B, ...), the first views
+        """Set low and high of some entries to the range that they have in `obs`.
 
-        Bounds more than ten times as wide as what the first rollout shows would make an
-        input nearly constant [ours]. Of an image each channel is one entry.
+        These are the entries without bounds, and those whose bounds are more than ten times
+        as wide as that range: such an input would be nearly constant [ours]. In an image
+        the range is that of a whole channel, not of a pixel.
         """
         seen = obs.float()
         if self.is_image:
@@ -312,7 +317,7 @@ class Encoder(nn.Module):
         takes_seen = varies & (is_too_wide | ~self.is_bounded)
         self.low = torch.where(takes_seen, seen_low, self.low)
         self.high = torch.where(takes_seen, seen_high, self.high)
-        # An entry without bounds that has not moved yet counts from where it stands.
+        # An entry without bounds, constant so far: from 1 below that constant to 1 above.
         has_no_range = ~varies & ~self.is_bounded
         self.low = torch.where(has_no_range, seen_low - 1, self.low)
         self.high = torch.where(has_no_range, seen_low + 1, self.high)
@@ -360,14 +365,12 @@ class Policy(nn.Module):
         if not is_discrete:
             self.log_std = nn.Parameter(torch.full((n_out,), math.log(0.5)))
 
-    def forward(self, z: Tensor) -> Tensor:  # (..., D) -> (..., A)
+    def forward(self, z: Tensor) -> Tensor:  # (B, D) -> (B, A)
         """The entries of a unit vector are small; times sqrt(D) they are about 1 [ours]."""
         return self.net(z * z.shape[-1] ** 0.5)
 
-    def distribution(
-        self, logits: Tensor
-    ) -> Distribution:  # (..., A) -> over (...) or (..., A)
-        """A categorical one; of continuous actions, a Gaussian for each entry."""
+    def distribution(self, logits: Tensor) -> Distribution:  # (B, A) -> over (B,)
+        """B distributions of an action: categorical, or Gaussian where it is continuous."""
         if self.log_std is None:
             return Categorical(logits=logits, validate_args=False)
         normal = Normal(logits, self.log_std.exp(), validate_args=False)
@@ -390,7 +393,8 @@ class Networks(nn.Module):
             torch.tensor(config.inverse_temperature).log()
         )
         self.student_policy = copy.deepcopy(self.policy) if method.own_head else None
-        # What stands for the student in Eq. (10), but reads the teacher's view.
+        # SITT's proxy imitates the student but reads the teacher's view. It stands for the
+        # student in Eq. (10), which then needs no student's view at every step.
         self.proxy = Encoder(views["teacher"], *sizes) if method.has_proxy else None
         self.action_space = envs.single_action_space
 
@@ -423,11 +427,13 @@ class Networks(nn.Module):
             raise BadInput(f"there is no agent {agent!r}, only teacher and student")
         view_shape = getattr(self, agent).view_shape
         obs = to_tensor(np.asarray(obs), self.log_inverse_temperature.device)
-        if obs.shape == view_shape:
-            return self.act(agent, obs[None])[0]
-        if obs.shape[1:] != view_shape:
+        is_single = obs.shape == view_shape
+        if not is_single and obs.shape[1:] != view_shape:
             raise BadInput(f"the {agent} needs a view {view_shape}, not {tuple(obs.shape)}")
-        return to_env_action(self.action_space, self.distribution(agent, obs).sample())
+        batch = obs[None] if is_single else obs
+        drawn = self.distribution(agent, batch).sample()
+        action = to_env_action(self.action_space, drawn)
+        return action[0] if is_single else action
 
 
 # --- Eq. (3): environments with two views of one state ------------------------------------
@@ -436,9 +442,10 @@ class Networks(nn.Module):
 def make_envs(env: str, num_envs: int) -> VectorEnv:
     """N copies of a registered environment; observations are Dict(teacher, student).
 
-    `env` may end in arguments: "tunnelvision,rows=7,cols=15". The environment's native
-    vector form is used where it has one that leaves resets to us. None resets by itself, so
-    what a step returns is the true next observation. Raises BadInput.
+    `env` may end in arguments: "tunnelvision,rows=7,cols=15". No environment resets itself
+    when an episode ends, so a step always returns the true next observation; `reset_envs`
+    starts the next episode. An environment's own vector form is used if it has one that
+    works so; if not, N single copies are stepped in turn. Raises BadInput.
     """
     name, *arguments = env.split(",")
     module, _, env_id = ENVS.get(name, name).rpartition(":")
@@ -448,7 +455,7 @@ def make_envs(env: str, num_envs: int) -> VectorEnv:
             origin = f" (of {getattr(import_user_module(module), '__file__', module)})"
         kwargs = parse_arguments(arguments)
         spec = copy.deepcopy(find_spec(env_id))
-        spec.disable_env_checker = True  # `check_env` says in one line what it says in many
+        spec.disable_env_checker = True  # Gymnasium's own; ours is `check_env`, in one line
         envs = None
         if spec.vector_entry_point:
             envs = gym.make_vec(spec, num_envs, **kwargs)
@@ -471,7 +478,7 @@ def make_envs(env: str, num_envs: int) -> VectorEnv:
 
 
 def import_user_module(name: str):
-    """Import a module of the user's. The script that runs is not run again."""
+    """Import a module of the user's; if it is the running script, it is not run again."""
     script = sys.modules["__main__"]
     if Path(getattr(script, "__file__", None) or "").stem == name:
         return script
@@ -505,6 +512,7 @@ def check_spaces(env: str, envs: VectorEnv) -> None:
     views = envs.single_observation_space
     for agent in AGENTS:
         view = views.get(agent) if isinstance(views, gym.spaces.Dict) else None
+        # A view without entries, or a single number of shape (), gives nothing to read.
         if not isinstance(view, Box) or 0 in (view.shape or (0,)):
             raise BadInput(
                 f"{env!r} needs views Dict(teacher=Box, student=Box), not {views}"
@@ -519,8 +527,8 @@ def check_spaces(env: str, envs: VectorEnv) -> None:
 
 def check_env(env: str, single: gym.Env) -> None:
     """Reset and step one environment. Raises BadInput where it breaks Gymnasium's rules."""
-    gymnasiums = (gym.wrappers.TimeLimit, gym.wrappers.OrderEnforcing)
-    while isinstance(single, gymnasiums):  # these rely on what is checked here
+    gym_wrappers = (gym.wrappers.TimeLimit, gym.wrappers.OrderEnforcing)
+    while isinstance(single, gym_wrappers):  # these rely on what is checked here
         single = single.env
     started = single.reset(seed=0)
     if not isinstance(started, tuple) or len(started) != 2:
@@ -583,7 +591,7 @@ def check_finite(values: dict[str, np.ndarray]) -> None:
 
 
 def set_draw_student(envs: VectorEnv, draws: bool) -> None:
-    """Say whether anybody looks at the student's view that the next step or reset returns.
+    """Say whether the student's view that the next step or reset returns will be used.
 
     An environment with an attribute `draw_student` may return any view while that is False:
     to draw a picture is what costs. Others draw it always.
@@ -604,10 +612,11 @@ def to_tensor(obs: np.ndarray, device: torch.device) -> Tensor:  # (N, ...) -> (
 def to_env_action(
     space: gym.Space, action: Tensor
 ) -> np.ndarray:  # (N,) or (N, A) -> (N, ...)
-    """Discrete actions count from the space's start; -1 .. 1 spans a Box [ours].
+    """Turn the policy's actions into the environment's.
 
-    What lies outside the Box is clipped here and nowhere else: the policy learns from what
-    it drew.
+    Discrete ones are counted from the space's start instead of 0. Continuous ones are
+    mapped from -1 .. 1 to low .. high of the Box [ours]. What lies outside is clipped here
+    and nowhere else: the policy learns from what it drew.
     """
     drawn = action.cpu().numpy()
     if isinstance(space, Discrete):
@@ -644,31 +653,32 @@ class Pairs(NamedTuple):
 
 @torch.no_grad()
 def collect(
-    envs: VectorEnv, obs: dict, nets: Networks, looks: np.ndarray
-) -> tuple[Rollout, Pairs | None, dict]:  # looks: (T + 1,)
+    envs: VectorEnv, obs: dict, nets: Networks, keeps_pairs: np.ndarray
+) -> tuple[Rollout, Pairs | None, dict]:  # keeps_pairs: (T + 1,)
     """The teacher acts for T steps (Section IV) -> rollout, pairs, the next observation.
 
-    `looks` says of each step whether its pairs are kept. One more entry is for the step
-    after the last, whose view is drawn here already.
+    keeps_pairs[t] says whether the pairs of step t are kept, one pair per environment. A
+    view is drawn by the step or reset before it, so the last entry is about the first step
+    of the next call.
     """
     device = nets.log_inverse_temperature.device
     steps = []
     pairs = []
-    for t in range(len(looks) - 1):
+    for t in range(len(keeps_pairs) - 1):
         obs_teacher = to_tensor(obs["teacher"], device)
         z_teacher = nets.teacher(obs_teacher)
-        policy = nets.policy.distribution(nets.policy(z_teacher))
-        action = policy.sample()
-        if looks[t]:
+        distribution = nets.policy.distribution(nets.policy(z_teacher))
+        action = distribution.sample()
+        if keeps_pairs[t]:
             pairs.append(Pairs(obs_teacher, to_tensor(obs["student"], device), action))
-        set_draw_student(envs, bool(looks[t + 1]))
+        set_draw_student(envs, bool(keeps_pairs[t + 1]))  # of the view that comes next
         obs, reward, terminated, truncated, _ = step_envs(envs, action)
         done = terminated | truncated
         step = Rollout(
             obs_teacher=obs_teacher,
             z_teacher=z_teacher,
             action=action,
-            log_prob=policy.log_prob(action),
+            log_prob=distribution.log_prob(action),
             reward=torch.tensor(reward, device=device),
             terminated=torch.tensor(terminated, device=device),
             done=torch.tensor(done, device=device),
@@ -682,23 +692,25 @@ def collect(
     return rollout, kept, obs
 
 
-def plan_looks(
+def plan_pairs(
     n_cycles: int, first_cycle: int, config: Config
 ) -> np.ndarray:  # -> (all steps + 1,)
-    """Draw the steps whose pairs are kept: one in each `pairs_every`, from a cycle on.
+    """Choose the steps whose pairs are kept -> one bool for each step of the whole run.
 
-    It is at a random place [ours: a fixed one could meet the same moment of every episode].
-    The last step of that first cycle is added, so that phase one can begin.
+    From `first_cycle` on, one of every `pairs_every` steps is chosen at random [ours: a
+    fixed one could meet the same moment of every episode]. The last step of `first_cycle`
+    is added, so that there are pairs when training on them begins. One more entry, always
+    False, is for the step after the run, whose view nobody needs.
     """
-    rng = np.random.default_rng([config.seed, 1])
+    rng = np.random.default_rng([config.seed, 1])  # not the stream of the episodes' seeds
     n_steps = n_cycles * config.rollout_steps
     first_step = first_cycle * config.rollout_steps
-    looks = np.zeros(n_steps + 1, bool)
-    looks[first_step + config.rollout_steps - 1] = True
+    keeps_pairs = np.zeros(n_steps + 1, bool)
+    keeps_pairs[first_step + config.rollout_steps - 1] = True
     for start in range(first_step, n_steps, config.pairs_every):
         end = min(start + config.pairs_every, n_steps)
-        looks[rng.integers(start, end)] = True
-    return looks
+        keeps_pairs[rng.integers(start, end)] = True
+    return keeps_pairs
 
 
 def remember(memory: Pairs | None, new: Pairs, size: int) -> Pairs:
@@ -714,10 +726,10 @@ def remember(memory: Pairs | None, new: Pairs, size: int) -> Pairs:
 def train_embedding(
     nets: Networks, optimizer: Adam, pairs: Pairs, config: Config, progress: float
 ) -> Losses:
-    """Phase one: both encoders learn the shared embedding by Eq. (9) -> mean losses.
+    """Phase one: both encoders and s of Eq. (6) are trained by Eq. (9) -> mean losses.
 
-    "bits" is how much an embedding tells of which step its partner belongs to: the log2 of
-    the minibatch's size, less Eq. (6) in bits. 0 is nothing.
+    "bits" is how well an embedding picks its partner out of the B in the minibatch: log2(B)
+    less Eq. (6) in bits. It is 0 for a blind guess, and log2(B) at best.
     """
     # Section IV-D: Eq. (8) runs through the policy but may only move the encoders. So it
     # gets a copy of the policy that takes no gradient.
@@ -864,7 +876,9 @@ def train_policy(
     reward = rollout.reward  # (T, N)
     with torch.no_grad():
         if method.has_proxy:  # SITT penalises states in which the student cannot follow
-            policy_before = copy.deepcopy(nets.policy)  # with its standard deviation
+            # The proxy's distribution must stay as it is while PPO trains below: its logits
+            # are computed once, and a Gaussian's standard deviation is kept in a copy.
+            policy_before = copy.deepcopy(nets.policy)
             logits_proxy = nets.policy(nets.proxy(obs_teacher))  # (T*N, A), constants
             teacher = policy_before.distribution(nets.policy(z_teacher))
             proxy = policy_before.distribution(logits_proxy)
@@ -889,14 +903,14 @@ def train_policy(
     logs = []
     for i in draw_minibatches(len(action), config.ppo_batch, n_updates):  # i (B,)
         # Section IV: "policy gradients ... are not passed through the embedding networks".
-        # A stored z carries no graph. No encoder has moved since: the ratio starts at 1.
+        # The stored z was made without a graph, so no gradient can reach the encoder.
         z = z_teacher[i]  # (B, D)
-        if method.policy_gradient_reaches_encoder:
+        if method.policy_gradient_reaches_encoder:  # baselines: embed anew, with a graph
             z = nets.teacher(obs_teacher[i])
-        policy = nets.policy.distribution(nets.policy(z))
+        distribution = nets.policy.distribution(nets.policy(z))
         value = nets.critic(obs_teacher[i])  # (B,)
         log = ppo_losses(
-            policy,
+            distribution,
             value,
             action[i],
             log_prob_before[i],
@@ -905,11 +919,11 @@ def train_policy(
             config.clip,
         )
         loss = log["policy_loss"] + config.value_coef * log["value_loss"]
-        if nets.policy.log_std is None:  # a Gaussian looks around by itself [ppo]
+        if nets.policy.log_std is None:  # discrete actions; a Gaussian gets no bonus [ppo]
             loss = loss - entropy_bonus(config, progress) * log["entropy"]
         if method.has_proxy:
             proxy = policy_before.distribution(logits_proxy[i])
-            log["penalty"] = imitation_kl(policy, proxy).mean()
+            log["penalty"] = imitation_kl(distribution, proxy).mean()
             # Eq. (10), in the policy's loss
             loss = loss + config.sitt_lambda2 * log["penalty"]
         take_step(optimizer, loss, config.max_grad_norm)
@@ -928,13 +942,14 @@ def train_bc_student(
     """Behaviour cloning: maximise the likelihood [ours] of the teacher's actions.
 
     The teacher is trained by now and stays as it is. The student is trained in the last
-    quarter of the cycles only, with four times the updates in each.
+    quarter of the cycles only, with four times the updates in each. `progress` is for
+    methods with a schedule.
     """
     updates = round(config.encoder_updates / find_method(config.method).student_share)
     logs = []
     for batch in draw_pairs(pairs, config.encoder_batch, updates):
-        policy = nets.distribution("student", batch.obs_student)
-        imitation = -policy.log_prob(batch.action).mean()
+        distribution = nets.distribution("student", batch.obs_student)
+        imitation = -distribution.log_prob(batch.action).mean()
         take_step(optimizer, imitation)
         logs.append({"imitation": imitation})
     return mean_of(logs)
@@ -943,10 +958,12 @@ def train_bc_student(
 def train_sitt_student(
     nets: Networks, optimizer: Adam, pairs: Pairs, config: Config, progress: float
 ) -> Losses:
-    """SITT's imitation phase: the student imitates the teacher, and a proxy the student.
+    """SITT's imitation phase: the student imitates the teacher, the proxy the student.
 
-    Written from the description in arXiv 2412.09149. Distances are L1, of embeddings and of
-    logits. The teacher and the policy stay put; they learn from PPO and its penalty alone.
+    Written from the description in arXiv 2412.09149. Each imitates embeddings and logits,
+    by L1 distances. The teacher's encoder and the policy are not trained here, only in
+    `train_policy`, where the proxy stands for the student in Eq. (10). `progress` is for
+    methods with a schedule.
     """
     policy = copy.deepcopy(nets.policy).requires_grad_(False)
     logs = []
@@ -965,13 +982,13 @@ def train_sitt_student(
 
 
 class Method(NamedTuple):
-    """A row of Table I: all in which it differs from the others."""
+    """A row of Table I, or of our own: everything in which it differs from the others."""
 
     train_on_pairs: Callable  # (nets, optimizer, pairs, config, progress) -> losses
-    settings: dict = {}  # of Config, which the method fixes
-    unread: tuple = ()  # settings that it does not read
+    settings: dict = {}  # fields of Config that the method fixes, with their values
+    unread: tuple = ()  # fields of Config that it does not read
     policy_gradient_reaches_encoder: bool = False  # the paper's point is that it does not
-    own_head: bool = False  # the student has a policy of its own, not the teacher's
+    own_head: bool = False  # the student has a policy network of its own
     has_proxy: bool = False  # SITT's imitation of the student
     student_share: float = 1.0  # below 1: PPO first, the student in this last share
     paper: dict = {}  # environment -> (teacher, student) in the paper's Table I
@@ -995,6 +1012,7 @@ METHODS = {
         has_proxy=True,
         paper={"tunnelvision": (0.91, 0.72), "collecthealth": (0.94, 0.51)},
     ),
+    # Not in Table I: ours, but PPO's gradient does reach the teacher's encoder.
     "policy-gradient": Method(
         train_embedding,
         unread=EQ_10,
@@ -1053,8 +1071,9 @@ def play_episodes(
 ) -> tuple[np.ndarray, np.ndarray]:  # -> (E,), (E,)
     """Undiscounted return and success (nan: not reported) of one agent's E episodes.
 
-    Each environment gives equally many: the first to end are the short ones. Actions are
-    drawn [ours: the likeliest can loop for ever without memory].
+    Each environment gives equally many: the first E that end anywhere would be mostly short
+    ones. Actions are drawn [ours: a policy without memory that always takes the likeliest
+    action can go in circles for ever].
     """
     device = nets.log_inverse_temperature.device
     n_finished = np.zeros(envs.num_envs, int)
@@ -1094,8 +1113,10 @@ def evaluate(
 ) -> dict[str, float]:
     """Success rate and mean return of both agents, from the same seeds, and their gap.
 
-    The episodes are rounded up to a multiple of N. There is no success where the
-    environment reports no `is_success`; the gap is then one of returns.
+    The episodes are rounded up to a multiple of the number of environments. The gap is one
+    of success rates, or of returns where not both agents have a success rate. An agent has
+    one if any episode reports `is_success`; episodes that do not report it count as
+    failures. "_se" is the standard error of the mean return.
     """
     episodes_each = math.ceil(episodes / envs.num_envs)
     score = {}
@@ -1124,8 +1145,9 @@ def kind_of_score(score: dict) -> str:
 def train(config: Config) -> dict:
     """Train one method on one environment with one seed -> what `result.json` holds.
 
-    Sets torch's seed and number of threads. Raises BadInput before anything is trained or
-    saved, and RunStopped where a run cannot go on.
+    Sets torch's seed and number of threads. Evaluations draw from the same generator, so a
+    run with another number of them is another run. Raises BadInput before anything is
+    trained or saved, and RunStopped where a run cannot go on.
     """
     start = time.perf_counter()
     config = checked(config)
@@ -1156,31 +1178,32 @@ def train(config: Config) -> dict:
 def training_loop(
     envs: VectorEnv, eval_envs: VectorEnv, nets: Networks, config: Config
 ) -> list[dict]:
-    """A cycle: collect, train the policy on stored z, train the encoders -> the log's rows.
+    """Each cycle: collect, train the policy, train the encoders -> the rows of the log.
 
-    The paper names the encoders first. In an alternation only the first and the last half
-    cycle differ; in this order the stored z are of today's encoders.
+    The paper names the encoders (phase one) first. As the phases alternate, the order only
+    changes how a run begins and ends. Here the policy is first: it learns from the z that
+    were stored while collecting, and no encoder has been trained since.
     """
     method = find_method(config.method)
     policy_optimizer, pairs_optimizer = make_optimizers(nets, config)
     n_cycles = math.ceil(config.total_steps / (config.num_envs * config.rollout_steps))
-    # PPO trains in the first n_ppo cycles; from first_pairs on, what learns from pairs. In
-    # all methods but bc that is both of them in every cycle.
+    # `train_policy` runs in the first n_ppo cycles, `train_on_pairs` from first_cycle on.
+    # In all methods but bc both run in every cycle; in bc one follows the other.
     n_ppo = n_cycles
-    first_pairs = 0
+    first_cycle = 0
     if method.student_share < 1:
-        first_pairs = n_cycles - math.ceil(n_cycles * method.student_share)
-        n_ppo = first_pairs
-    looks = plan_looks(n_cycles, first_pairs, config)
+        first_cycle = n_cycles - math.ceil(n_cycles * method.student_share)
+        n_ppo = first_cycle
+    keeps_pairs = plan_pairs(n_cycles, first_cycle, config)
     rng = np.random.default_rng(config.seed)
     seeds = rng.integers(2**30, size=n_cycles + 1).tolist()  # some engines take a C int
 
-    set_draw_student(envs, bool(looks[0]))
+    set_draw_student(envs, bool(keeps_pairs[0]))
     obs = reset_envs(envs, seed=seeds[0])  # the other seeds are for the evaluations
     open_folder(config)
     print_settings(config, nets.log_inverse_temperature.device)
     memory = None
-    losses = {}
+    losses = {}  # the latest of each name: those of bc's PPO stay when PPO has ended
     rows = []
     student_views = 0
     train_seconds = 0.0  # without the evaluations
@@ -1189,8 +1212,8 @@ def training_loop(
         first_step = cycle * config.rollout_steps
         env_steps = (first_step + config.rollout_steps) * config.num_envs
         try:
-            cycle_looks = looks[first_step : first_step + config.rollout_steps + 1]
-            rollout, pairs, obs = collect(envs, obs, nets, cycle_looks)
+            of_cycle = keeps_pairs[first_step : first_step + config.rollout_steps + 1]
+            rollout, pairs, obs = collect(envs, obs, nets, of_cycle)
             if cycle == 0:
                 nets.fit_input_ranges("teacher", rollout.obs_teacher.flatten(0, 1))
             if pairs is not None:
@@ -1202,8 +1225,8 @@ def training_loop(
                 progress = cycle / n_ppo
                 set_rate(policy_optimizer, ppo_rate(config, progress))
                 losses |= train_policy(nets, policy_optimizer, rollout, config, progress)
-            if cycle >= first_pairs:
-                progress = (cycle - first_pairs) / (n_cycles - first_pairs)
+            if cycle >= first_cycle:
+                progress = (cycle - first_cycle) / (n_cycles - first_cycle)
                 set_rate(pairs_optimizer, encoder_rate(config, progress))
                 losses |= method.train_on_pairs(
                     nets, pairs_optimizer, memory, config, progress
@@ -1233,9 +1256,10 @@ def training_loop(
 
 
 def is_evaluated(cycle: int, n_cycles: int, config: Config) -> bool:
-    """Whether an evaluation follows: `log_evals` do, evenly, one after the last cycle."""
-    done = config.log_evals * (cycle + 1) // n_cycles  # evaluations that are due by now
-    return done > config.log_evals * cycle // n_cycles
+    """Whether this cycle ends with an evaluation: `log_evals` evenly spaced ones do."""
+    due_before = config.log_evals * cycle // n_cycles  # evaluations due before this cycle
+    due_after = config.log_evals * (cycle + 1) // n_cycles  # after the last one: all
+    return due_after > due_before
 
 
 def pick_device(name: str) -> torch.device:
@@ -1254,7 +1278,12 @@ def pick_device(name: str) -> torch.device:
 
 
 def make_optimizers(nets: Networks, config: Config) -> tuple[Adam, Adam]:
-    """One for PPO, with policy and critic, in some methods E_T; one with all the others."""
+    """Make PPO's optimizer, and the optimizer of what learns from pairs.
+
+    PPO's moves the policy and the critic. The other moves both encoders, s of Eq. (6) and,
+    where there are such, the proxy and the student's own policy. In methods whose policy
+    gradient reaches the encoder, PPO's moves the teacher's encoder, too.
+    """
     for_policy = []
     for_pairs = []
     for name, parameter in nets.named_parameters():
@@ -1266,8 +1295,9 @@ def make_optimizers(nets: Networks, config: Config) -> tuple[Adam, Adam]:
     if find_method(config.method).policy_gradient_reaches_encoder:
         for_policy += nets.teacher.parameters()
     is_fused = for_policy[0].device.type in ("cpu", "cuda")  # not all others have it
-    # PPO's Adam forgets old gradients sooner than usual, .99 for .999 [ours: once a policy
-    # wins its gradients are tiny; a rare large one then made a step thirty times too long].
+    # Adam divides by the root mean square of the last gradients: of about 1000 as a rule,
+    # of about 100 with .99 [ours: once a policy wins, nearly all its gradients are tiny,
+    # and so is that root; a rare large one then moved it by some thirty learning rates].
     policy_optimizer = Adam(for_policy, config.ppo_lr, betas=(0.9, 0.99), fused=is_fused)
     return policy_optimizer, Adam(for_pairs, config.encoder_lr, fused=is_fused)
 
@@ -1322,12 +1352,12 @@ def write_at_once(path: Path, content: str) -> None:
 
 
 def print_settings(config: Config, device: torch.device) -> None:
-    """Print what runs, and the settings in which it differs from Config's own."""
+    """Print what runs, and the settings that differ from Config's defaults."""
     print(f"{config.env} {config.method} seed {config.seed} on {device}")
     for f in fields(Config):
         value = getattr(config, f.name)
-        is_told = f.name in ("env", "method", "seed", "out", "overwrite")
-        if value != f.default and not is_told:
+        is_skipped = f.name in ("env", "method", "seed", "out", "overwrite")
+        if value != f.default and not is_skipped:
             print(f"  {f.name} {value}")
 
 
@@ -1443,9 +1473,9 @@ def check_ranges(config: Config) -> None:
             smallest = least.get(f.name, 1)
         if f.name == "sitt_lambda1":
             smallest = -math.inf  # below 0 it rewards what the student cannot follow
-        if f.type in (int, float) and not smallest <= value <= most.get(f.name, 2**63 - 1):
-            limit = most.get(f.name, 2**63 - 1)
-            raise BadInput(f"{f.name} must be from {smallest} to {limit}, not {value}")
+        largest = most.get(f.name, 2**63 - 1)
+        if f.type in (int, float) and not smallest <= value <= largest:
+            raise BadInput(f"{f.name} must be from {smallest} to {largest}, not {value}")
     if config.inverse_temperature == 0:
         raise BadInput("inverse_temperature must be above 0")
 
@@ -1489,7 +1519,7 @@ def print_result(config: Config, result: dict) -> None:
     """Print the final scores of both agents, beside the paper's where it has them."""
     table = {}
     for kind in ("success", "return"):
-        if f"{kind}_student" in result:
+        if f"{kind}_teacher" in result and f"{kind}_student" in result:
             table[kind] = (result[f"{kind}_teacher"], result[f"{kind}_student"])
     paper = find_method(config.method).paper
     if config.env in paper:

@@ -77,7 +77,7 @@ QUESTIONS = {
         base="0",
     ),
     "sitt": Question(
-        sweep("sitt", "sitt_lambda1", [0.0, 0.01, 0.025, 0.05, 0.2, 0.5]),
+        sweep("sitt", "sitt_lambda1", [0.0, 0.003, 0.01, 0.025, 0.05, 0.2, 0.5]),
         below="lambda1",
         base=f"{Config.sitt_lambda1:g}",
         seeds=range(100, 103),
