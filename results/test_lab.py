@@ -12,7 +12,6 @@ import torch
 import tsalign
 from results import lab
 from results.claims import __main__ as claims
-from results.claims import methods
 from results.growth import __main__ as growth
 from results.leak import __main__ as leak
 from results.leak import probes
@@ -316,57 +315,6 @@ def test_s_is_95_where_two_evaluations_in_a_row_say_so(tmp_path):
     (tmp_path / "log.csv").write_text("\n".join(lines))
     found = claims.first_good(tmp_path)
     assert found == {"steps_to_95": "300", "views_to_95": "3"}
-
-
-def test_nearby_steps_are_of_the_same_episode_and_all_occur():
-    episode = torch.tensor([[0, 0, 0, 1, 1, 1, 1, 1], [0] * 8]).T  # (T, N)
-    drawn = torch.stack([methods.draw_nearby(episode, 2) for _ in range(200)])
-    seen = [[set(drawn[:, t, n].tolist()) for t in range(8)] for n in range(2)]
-    later = [{3, 4, 5}, {3, 4, 5, 6}, {3, 4, 5, 6, 7}, {4, 5, 6, 7}, {5, 6, 7}]
-    assert seen[0] == [{0, 1, 2}] * 3 + later
-    assert seen[1] == [set(range(max(t - 2, 0), min(t + 3, 8))) for t in range(8)]
-
-
-@pytest.mark.parametrize("env", ["tunnelvision", "collecthealth"])
-def test_where_an_episode_begins_is_read_off_the_teachers_views(env):
-    envs = make_envs(env, 16)
-    envs.unwrapped.draw_student = False
-    rng = np.random.default_rng(0)
-    obs, _ = envs.reset(seed=0)
-    views = []
-    begins = [np.ones(16, bool)]
-    for _ in range(120):
-        views.append(torch.tensor(obs["teacher"]))
-        obs, _, terminated, truncated, _ = envs.step(rng.integers(8, size=16))
-        begins.append(terminated | truncated)
-        obs, _ = envs.reset(options={"reset_mask": begins[-1]})
-    found = methods.BEGINS[env](torch.stack(views)).numpy()
-    wrong = (found != np.stack(begins[:-1])).sum()
-    assert wrong <= 0.02 * np.sum(
-        begins
-    )  # a new start within a step of the end is not seen
-
-
-def one_phase(method: str) -> tuple[torch.Tensor, float]:
-    """The teacher's encoder and s after one phase of a method, from the same start."""
-    torch.manual_seed(0)
-    config = tsalign.checked(Config(method=method, inverse_temperature=3.0, **TINY))
-    envs = make_envs(config.env, config.num_envs)
-    nets = tsalign.Networks(envs, config)
-    _, optimizer = tsalign.make_optimizers(nets, config)
-    obs = tsalign.reset_envs(envs, seed=0)
-    _, pairs, _ = tsalign.collect(envs, obs, nets, np.ones(17, bool))
-    tsalign.find_method(method).train_on_pairs(nets, optimizer, pairs, config, 0.5)
-    return nets.teacher.net[1].weight.detach(), nets.log_inverse_temperature.exp().item()
-
-
-def test_sharpness_stays_and_a_near_partner_is_another_one():
-    ours, s = one_phase("ours")
-    assert s != pytest.approx(3.0, abs=1e-4)
-    _, s = one_phase(claims.OWN + "fixed_sharpness")
-    assert s == pytest.approx(3.0, abs=1e-4)
-    near, _ = one_phase(claims.OWN + "near_4")
-    assert not torch.allclose(ours, near, atol=1e-4)
 
 
 # --- Growth, environments of one's own, pictures ------------------------------------------
