@@ -356,7 +356,7 @@ def save_figure(figure: Figure, path: Path, note: str) -> None:
         axis.grid(alpha=0.3)
         for handle, label in zip(*axis.get_legend_handles_labels()):
             handles.setdefault(label, handle)
-    columns = min(6, max(1, len(handles)))
+    columns = min(4, max(1, len(handles)))
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns)
     figure.suptitle(note, fontsize=10)
     figure.savefig(path, dpi=110)

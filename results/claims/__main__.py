@@ -8,6 +8,7 @@
     stability  Eq. (8): how many of 10 seeds fail with and without it; Table I's runs
     sitt       SITT's lambda1: is it hard to tune? tuning seeds 100-102, 10 minutes
     pairs      how few pairs of views are enough, and what breaks first; 5 seeds, 50 minutes
+    baselines  do bc and sitt lose by having one pair in 48? 3 seeds, 6 minutes
     settings   six environments at one set of settings; 10 seeds, 10 minutes
 
 Runs at Table I's settings are Table I's; the minutes are those besides, on two cores.
@@ -23,7 +24,7 @@ from typing import NamedTuple
 from results import lab
 from results.leak.probes import measure, read_leak
 from results.own_env.scripted import play_scripted
-from tsalign import ENVS, METHODS, STEPS, Config
+from tsalign import ENVS, STEPS, Config
 
 COLUMNS = [*lab.RUN, "variant", "leak", "leak_interval"]
 COLUMNS += ["steps_to_95", "views_to_95", "scripted"]
@@ -73,6 +74,16 @@ QUESTIONS = {
         base=f"{Config.pairs_every}",
         measures=("S", "leak", "views_to_95"),
     ),
+    "baselines": Question(
+        [
+            ("bc", "bc", {}),
+            ("bc, all pairs", "bc", {"pairs_every": 1}),
+            ("sitt", "sitt", {}),
+            ("sitt, all pairs", "sitt", {"pairs_every": 1}),
+        ],
+        below="with one pair in 48, or all of them",
+        seeds=range(3),
+    ),
     "settings": Question([("", "ours", {})], seeds=range(10), envs=(*ENVS, *lab.STEPS)),
 }
 
@@ -96,10 +107,13 @@ def plan(question: str, seeds, out: Path) -> list[tuple[str, Config]]:
 
 
 def place(config: Config, out: Path) -> Config:
-    """The folder is named after the settings; runs without any are other scripts' runs."""
+    """The folder is named after the settings; runs without any are other scripts' runs.
+
+    But Table I's runs of sitt have a weight of their own.
+    """
     settings = lab.settings_of(config)
     folder = out / settings.replace(" ", ",")
-    if not settings and config.method in METHODS:
+    if not settings and config.method != "sitt":
         folder = lab.TABLE1 if config.env in ENVS else Path("runs/own_env")
     return replace(config, out=str(folder))
 

@@ -86,7 +86,7 @@ def draw(curves: list[dict], path: Path) -> None:
     by_env = lab.group(curves, "env")
     figure, axes = lab.make_figure(len(by_env), height=3.8)
     for axis, (env, of_env) in zip(axes[0], by_env.items()):
-        for label, rows in lab.by_method(of_env).items():
+        for rows in lab.by_method(of_env).values():
             by_steps = lab.group(rows, "env_steps")
             steps = sorted(by_steps, key=int)
             scores = [lab.numbers(by_steps[s], "S") for s in steps]
@@ -94,9 +94,10 @@ def draw(curves: list[dict], path: Path) -> None:
             mean = [statistics.mean(some) for some in scores]
             low = [min(some) for some in scores]
             high = [max(some) for some in scores]
-            colour = lab.COLOURS.get(rows[0]["method"], "gray")
+            method = rows[0]["method"]
+            colour = lab.COLOURS.get(method, "gray")
             n = len(lab.group(rows, "seed"))
-            axis.plot(thousands, mean, color=colour, label=f"{label} (n = {n})")
+            axis.plot(thousands, mean, color=colour, label=f"{method} (n = {n})")
             axis.fill_between(thousands, low, high, color=colour, alpha=0.15, linewidth=0)
         axis.set(title=env, xlabel="thousand environment steps")
     axes[0, 0].set_ylabel("success of the student")
