@@ -313,8 +313,11 @@ def test_s_is_95_where_two_evaluations_in_a_row_say_so(tmp_path):
     lines = ["env_steps,student_views,success_student"]
     lines += ["100,1,.96", "200,2,.90", "300,3,.95", "400,4,.97", "500,5,.2"]
     (tmp_path / "log.csv").write_text("\n".join(lines))
+    assert claims.worst_later(tmp_path) == {}
     found = claims.first_good(tmp_path)
     assert found == {"steps_to_95": "300", "views_to_95": "3"}
+    (tmp_path / "log.csv").write_text("success_student\n.5\n.99\n.97\n1.0")
+    assert claims.worst_later(tmp_path) == {"worst_later": 0.97}
 
 
 # --- Growth, environments of one's own, pictures ------------------------------------------

@@ -10,6 +10,7 @@
     pairs      how few pairs of views are enough, and what breaks first; 5 seeds, 50 minutes
     baselines  do bc and sitt lose by having one pair in 48? 3 seeds, 6 minutes
     settings   six environments at one set of settings; 10 seeds, 10 minutes
+    late       is a learned policy lost again? the README's Cue, 30 seeds, 1 minute
 
 Runs at Table I's settings are Table I's; the minutes are those besides, on two cores.
 """
@@ -27,10 +28,16 @@ from results.own_env.scripted import play_scripted
 from tsalign import ENVS, STEPS, Config
 
 COLUMNS = [*lab.RUN, "variant", "leak", "leak_interval"]
-COLUMNS += ["steps_to_95", "views_to_95", "scripted"]
+COLUMNS += ["steps_to_95", "views_to_95", "worst_later", "scripted"]
+CUE = "results.own_env.cue:Cue-v0"
 FAILED = 0.98  # a run of `stability` has failed where S is below it
-LOOK_EVERY = 20_000  # steps, in `pairs`, to see when S is .95
-AXES = {"S": "success", "leak": "leak", "views_to_95": "student's views until S .95"}
+LOOKS = {"pairs": 20_000, "late": 2_500}  # so many steps are between evaluations
+AXES = {
+    "S": "success",
+    "leak": "leak",
+    "views_to_95": "student's views until S .95",
+    "worst_later": "lowest S after the first at .99",
+}
 
 
 class Question(NamedTuple):
@@ -69,7 +76,7 @@ QUESTIONS = {
         seeds=range(100, 103),
     ),
     "pairs": Question(
-        sweep("ours", "pairs_every", [2, 8, 128, 512]),
+        sweep("ours", "pairs_every", [8, 128, 512]),
         below="a pair is kept each so many steps",
         base=f"{Config.pairs_every}",
         measures=("S", "leak", "views_to_95"),
@@ -85,6 +92,12 @@ QUESTIONS = {
         seeds=range(3),
     ),
     "settings": Question([("", "ours", {})], seeds=range(10), envs=(*ENVS, *lab.STEPS)),
+    "late": Question(
+        [("", "ours", {})],
+        seeds=range(30),
+        measures=("S", "worst_later"),
+        envs=(CUE,),
+    ),
 }
 
 
@@ -98,8 +111,9 @@ def plan(question: str, seeds, out: Path) -> list[tuple[str, Config]]:
     for seed in seeds or asked.seeds:
         for env in asked.envs:
             looks = {}
-            if question == "pairs":
-                looks = {"log_evals": STEPS[env] // LOOK_EVERY, "log_episodes": 128}
+            if question in LOOKS:
+                steps = lab.standard(env).total_steps or STEPS[env]
+                looks = {"log_evals": steps // LOOKS[question], "log_episodes": 128}
             for label, method, settings in asked.variants:
                 config = lab.standard(env, method, seed=seed, **settings, **looks)
                 runs.append((label or env.rpartition(":")[2], place(config, out)))
@@ -127,6 +141,13 @@ def first_good(folder: Path) -> dict:
     return {}
 
 
+def worst_later(folder: Path) -> dict:
+    """The lowest S of a run after its first evaluation at .99 or more, or nothing."""
+    scores = lab.numbers(lab.read_csv(folder / "log.csv"), "success_student")
+    first = next((k for k, score in enumerate(scores) if score >= 0.99), len(scores))
+    return {"worst_later": min(scores[first:])} if scores[first:] else {}
+
+
 def answer(question: str, args: argparse.Namespace) -> dict[Path, str]:
     """Train what is missing, measure its leak where it is asked for, fill the table."""
     runs = plan(question, args.seeds, args.out)
@@ -143,8 +164,8 @@ def answer(question: str, args: argparse.Namespace) -> dict[Path, str]:
     def read(folder: Path) -> dict:
         row = lab.read_run(folder) | {"variant": labels[folder]}
         row["scripted"] = scripted.get(row["env"], "")
-        if question == "pairs":
-            row |= first_good(folder)
+        if question in LOOKS:
+            row |= first_good(folder) | worst_later(folder)
         if folder in to_measure:
             row |= read_leak(folder)
         return row
