@@ -31,7 +31,7 @@ TABLE1 = Path("runs/table1")  # Table I's runs; other questions use those that f
 STEPS = {  # of runs elsewhere than in the paper's environments, whose steps tsalign has
     "results.own_env.cue:Cue-v0": 50_000,
     "results.own_env.cue_reach:CueReach-v0": 200_000,
-    "results.own_env.minigrid_lava:LavaTurned-v0": 400_000,
+    "results.own_env.minigrid_lava:LavaTurned-v0": 1_000_000,
     "results.camera.robot:RobotEye-v0": 300_000,
 }
 NOT_SETTINGS = ("env", "method", "seed", "out", "overwrite", "device", "threads")
