@@ -1,7 +1,7 @@
 """LavaTurned-v0: MiniGrid's LavaCrossing with two views.
 
     pip install -r results/own_env/requirements.txt
-    python tsalign.py --env results.own_env.minigrid_lava:LavaTurned-v0 --total-steps 1000000
+    python tsalign.py --env results.own_env.minigrid_lava:LavaTurned-v0 --total-steps 1e6
 
 The student sees the 3 x 3 cells that MiniGrid shows it and its direction. The teacher sees
 the whole room, turned and shifted so that the agent is in the middle and looks up: so its

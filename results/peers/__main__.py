@@ -29,7 +29,7 @@ import torch
 
 import tsalign
 from results import lab
-from tsalign import Config
+from tsalign import Config, checked
 
 EXAMS = 25
 PATIENCE = 10  # times the seconds of ours
@@ -56,6 +56,7 @@ TASKS = {
 }
 ENTRANTS = {
     "ours": ("ours", {}),
+    "ours, half the steps": ("ours", {}),
     "ours, sparing": ("ours", {"pairs_every": 192}),
     "bc": ("bc", {}),
     "dagger": ("results.peers.rivals:dagger", {}),
@@ -77,10 +78,12 @@ class Start(NamedTuple):
 def plan(task: str, entrant: str, seed: int, out: Path, limit: float = math.inf) -> Start:
     """The run has its environment's usual settings and steps; only it is examined more."""
     method, settings = ENTRANTS[entrant]
-    folder = out / entrant.replace(", ", "-")
+    folder = out / entrant.replace(", ", "-").replace(" ", "-")
     episodes = TASKS[task].episodes
     exams = {"log_evals": EXAMS, "log_episodes": episodes, "eval_episodes": 4 * episodes}
-    config = lab.standard(TASKS[task].env, method, seed=seed, **settings, **exams)
+    config = checked(lab.standard(TASKS[task].env, method, seed=seed, **settings, **exams))
+    if entrant.endswith("half the steps"):
+        config = replace(config, total_steps=config.total_steps // 2)
     config = replace(config, out=str(folder))
     return Start(task, entrant, config, limit)
 
@@ -95,7 +98,7 @@ def run_entrant(start: Start) -> None:
 
 def run_rival(start: Start) -> None:
     """Train a rival, the clock stopped for exams. Writes what `tsalign.train` writes."""
-    config = tsalign.checked(start.config)
+    config = checked(start.config)
     torch.set_num_threads(1)
     torch.manual_seed(config.seed)
     tsalign.open_folder(config)
