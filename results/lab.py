@@ -203,7 +203,10 @@ def run_one(task: Callable, argument: object, output: Path) -> None:
     with open(output, "w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    task(argument)
+    try:
+        task(argument)
+    finally:
+        sys.stdout.flush()  # so that an error's message is the last line
 
 
 # --- Tables -------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ rivals.py and sb3.py.
 """
 
 import argparse
+import importlib
 import itertools
 import json
 import math
@@ -127,16 +128,10 @@ def run_rival(start: Start) -> None:
 
 
 def find_rival(method: str):
-    """The generator of a rival's name."""
-    from results.peers import rivals, sb3  # here, so that --report needs no such library
-
+    """The generator of a rival's name. Imported here: only sb3 needs its library."""
     name = method.rpartition(":")[2]
-    return {
-        "ppo": rivals.train_ppo,
-        "asymmetric": rivals.train_asymmetric,
-        "dagger": rivals.train_dagger,
-        "sb3": sb3.train_sb3,
-    }[name]
+    module = importlib.import_module(method.partition(":")[0])
+    return getattr(module, f"train_{name}")
 
 
 def examine(envs, player, seed: int) -> dict[str, float]:
