@@ -1,7 +1,7 @@
 """RobotEye-v0: a robot with an eye, simulated and drawn by MuJoCo.
 
     MUJOCO_GL=egl python tsalign.py --env results.camera.robot:RobotEye-v0
-    MUJOCO_GL=egl python -m results.camera.robot        # success of scripted players
+    MUJOCO_GL=egl python -m results.camera.robot        # scripted players, speed
 
 What to install: see camera_view.py.
 
@@ -17,6 +17,7 @@ frame x forward, y left. Shapes: N sub-environments, S x S pixels of the student
 
 import functools
 import math
+import time
 
 import gymnasium as gym
 import mujoco
@@ -304,7 +305,21 @@ def play(player, view: str, episodes: int, turns: bool = True) -> float:
     return n_successes / episodes
 
 
+def time_step(draws: bool, n_steps: int = 20) -> float:
+    """Seconds of a step of one robot."""
+    envs = RobotEyeVectorEnv(64)
+    envs.draw_student = draws
+    envs.reset(seed=0)
+    start = time.perf_counter()
+    for _ in range(n_steps):
+        envs.step(np.zeros((64, 3)))
+    return (time.perf_counter() - start) / (64 * n_steps)
+
+
 if __name__ == "__main__":
     print(f"teacher {play(scripted_teacher, 'teacher', 200):.3f}")
     print(f"student {play(scripted_student, 'student', 200):.3f}")
     print(f"student that never turns {play(scripted_student, 'student', 200, False):.3f}")
+    print(
+        f"a step {1e6 * time_step(False):.0f}, with a picture {1e6 * time_step(True):.0f} us"
+    )
