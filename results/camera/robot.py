@@ -319,7 +319,6 @@ def time_step(draws: bool, n_steps: int = 20) -> float:
 if __name__ == "__main__":
     print(f"teacher {play(scripted_teacher, 'teacher', 200):.3f}")
     print(f"student {play(scripted_student, 'student', 200):.3f}")
-    print(f"student that never turns {play(scripted_student, 'student', 200, False):.3f}")
-    print(
-        f"a step {1e6 * time_step(False):.0f}, with a picture {1e6 * time_step(True):.0f} us"
-    )
+    print(f"student, not turning {play(scripted_student, 'student', 200, False):.3f}")
+    microseconds = [1e6 * time_step(draws) for draws in (False, True)]
+    print("a step without and with a picture, microseconds:", *map(round, microseconds))
