@@ -360,7 +360,9 @@ def save_figure(figure: Figure, path: Path, note: str) -> None:
         axis.grid(alpha=0.3)
         for handle, label in zip(*axis.get_legend_handles_labels()):
             handles.setdefault(label, handle)
-    columns = min(4, max(1, len(handles)))
-    figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns)
+    columns = min(4, len(handles))
+    if handles:
+        where = {"loc": "outside lower center", "ncols": columns}
+        figure.legend(handles.values(), handles, **where)
     figure.suptitle(note, fontsize=10)
     figure.savefig(path, dpi=110)

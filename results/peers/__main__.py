@@ -268,6 +268,7 @@ def draw_goals(runs: list[dict], path: Path) -> None:
                 names.append(f"{entrant} ({len(times)} of {len(rows)})")
             axis.set_yticks(range(len(names)), names, fontsize=8)
             axis.set(xscale="log", ylim=(len(names) - 0.5, -0.5), title=f"{task}: {unit}")
+            axis.xaxis.set_minor_formatter("")
     note = "a dot for each seed that reached the goal (so many of n)"
     lab.save_figure(figure, path, note)
 
