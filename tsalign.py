@@ -897,6 +897,7 @@ def train_policy(
         )
         advantage = advantages.flatten()
         returns = advantage + values.flatten()
+        # The advantage is what is left of the returns when the critic has said its value.
         unexplained = advantage.var() / (returns.var() + 1e-8)
 
     n_updates = config.ppo_epochs * math.ceil(len(action) / config.ppo_batch)
@@ -1258,7 +1259,7 @@ def training_loop(
 def is_evaluated(cycle: int, n_cycles: int, config: Config) -> bool:
     """Whether this cycle ends with an evaluation: `log_evals` evenly spaced ones do."""
     due_before = config.log_evals * cycle // n_cycles  # evaluations due before this cycle
-    due_after = config.log_evals * (cycle + 1) // n_cycles  # after the last one: all
+    due_after = config.log_evals * (cycle + 1) // n_cycles  # and after it
     return due_after > due_before
 
 
@@ -1295,9 +1296,10 @@ def make_optimizers(nets: Networks, config: Config) -> tuple[Adam, Adam]:
     if find_method(config.method).policy_gradient_reaches_encoder:
         for_policy += nets.teacher.parameters()
     is_fused = for_policy[0].device.type in ("cpu", "cuda")  # not all others have it
-    # Adam divides by the root mean square of the last gradients: of about 1000 as a rule,
-    # of about 100 with .99 [ours: once a policy wins, nearly all its gradients are tiny,
-    # and so is that root; a rare large one then moved it by some thirty learning rates].
+    # Adam divides a step by the root mean square of recent gradients. Its second beta says
+    # how recent: with the usual .999 about a thousand, with .99 about a hundred [ours: once
+    # a policy wins, nearly all its gradients are tiny, and so is that root; a rare large
+    # gradient then moved the policy much too far, and what was learned was lost].
     policy_optimizer = Adam(for_policy, config.ppo_lr, betas=(0.9, 0.99), fused=is_fused)
     return policy_optimizer, Adam(for_pairs, config.encoder_lr, fused=is_fused)
 
