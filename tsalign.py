@@ -863,6 +863,16 @@ def ppo_losses(
     }
 
 
+def weighted_ppo_loss(
+    losses: dict[str, Tensor], policy: Policy, config: Config, progress: float
+) -> Tensor:  # () each -> ()
+    """The sum that PPO descends, of what `ppo_losses` returns, with Config's weights."""
+    loss = losses["policy_loss"] + config.value_coef * losses["value_loss"]
+    if policy.log_std is None:  # discrete actions; a Gaussian gets no bonus [ppo]
+        loss = loss - entropy_bonus(config, progress) * losses["entropy"]
+    return loss
+
+
 def train_policy(
     nets: Networks, optimizer: Adam, rollout: Rollout, config: Config, progress: float
 ) -> Losses:
@@ -919,9 +929,7 @@ def train_policy(
             returns[i],
             config.clip,
         )
-        loss = log["policy_loss"] + config.value_coef * log["value_loss"]
-        if nets.policy.log_std is None:  # discrete actions; a Gaussian gets no bonus [ppo]
-            loss = loss - entropy_bonus(config, progress) * log["entropy"]
+        loss = weighted_ppo_loss(log, nets.policy, config, progress)
         if method.has_proxy:
             proxy = policy_before.distribution(logits_proxy[i])
             log["penalty"] = imitation_kl(distribution, proxy).mean()

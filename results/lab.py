@@ -9,7 +9,9 @@ at the end of a run, or their mean returns where no success is reported.
 import argparse
 import csv
 import io
+import itertools
 import json
+import math
 import multiprocessing
 import os
 import re
@@ -252,6 +254,22 @@ def natural(text: str) -> list:
     """What to sort by so that "lambda_align=3.0" comes before "lambda_align=10.0"."""
     parts = re.split(r"(\d+(?:\.\d+)?)", text)  # word, number, word, number, ...
     return [float(part) if k % 2 else part for k, part in enumerate(parts)]
+
+
+def score_of(row: dict, agent: str) -> float:
+    """An agent's success in a row of log.csv, or its return; nan where it has none."""
+    for kind in ("success", "return"):
+        if f"{kind}_{agent}" in row:
+            return float(row[f"{kind}_{agent}"])
+    return math.nan
+
+
+def reached(log: list[dict], goal: float) -> dict:
+    """The first of two evaluations in a row with a student good enough, or nothing."""
+    for row, following in itertools.pairwise(log):
+        if min(score_of(row, "student"), score_of(following, "student")) >= goal:
+            return row
+    return {}
 
 
 def group(rows: list[dict], name: str) -> dict[str, list[dict]]:

@@ -416,10 +416,10 @@ def exams(*scores: float) -> list[dict]:
 
 
 def test_the_goal_is_reached_at_the_first_of_two_good_exams_in_a_row():
-    assert peers.reached(exams(0.96, 0.5, 0.95, 0.97), 0.95)["env_steps"] == 300
-    assert peers.reached(exams(0.96, 0.5, 0.96), 0.95) == {}
-    assert peers.score_of({"success_student": 0.0, "return_student": 7}, "student") == 0
-    assert math.isnan(peers.score_of({"return_student": 7}, "teacher"))
+    assert lab.reached(exams(0.96, 0.5, 0.95, 0.97), 0.95)["env_steps"] == 300
+    assert lab.reached(exams(0.96, 0.5, 0.96), 0.95) == {}
+    assert lab.score_of({"success_student": 0.0, "return_student": 7}, "student") == 0
+    assert math.isnan(lab.score_of({"return_student": 7}, "teacher"))
 
 
 def test_the_race_is_redrawn_and_says_how_many_times_ours(tmp_path, capsys):

@@ -16,16 +16,15 @@ Runs at Table I's settings are Table I's; the minutes are those besides, on two 
 """
 
 import argparse
-import itertools
 import math
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from results import lab
-from results.leak.probes import measure, read_leak
+from results.leak.probes import measure_missing, read_leak
 from results.own_env.scripted import play_scripted
-from tsalign import ENVS, STEPS, Config
+from tsalign import ENVS, Config, checked
 
 COLUMNS = [*lab.RUN, "variant", "leak", "leak_interval"]
 COLUMNS += ["steps_to_95", "views_to_95", "worst_later", "scripted"]
@@ -51,10 +50,10 @@ class Question(NamedTuple):
     envs: tuple = tuple(ENVS)
 
 
-def sweep(method: str, name: str, values: list[float], **others) -> list[tuple]:
+def sweep(method: str, name: str, values: list[float]) -> list[tuple]:
     """Variants over one setting; its default is among them."""
     in_order = sorted({*values, getattr(Config, name)})
-    return [(f"{value:g}", method, {name: value, **others}) for value in in_order]
+    return [(f"{value:g}", method, {name: value}) for value in in_order]
 
 
 QUESTIONS = {
@@ -112,7 +111,7 @@ def plan(question: str, seeds, out: Path) -> list[tuple[str, Config]]:
         for env in asked.envs:
             looks = {}
             if question in LOOKS:
-                steps = lab.standard(env).total_steps or STEPS[env]
+                steps = checked(lab.standard(env)).total_steps
                 looks = {"log_evals": steps // LOOKS[question], "log_episodes": 128}
             for label, method, settings in asked.variants:
                 config = lab.standard(env, method, seed=seed, **settings, **looks)
@@ -134,11 +133,10 @@ def place(config: Config, out: Path) -> Config:
 
 def first_good(folder: Path) -> dict:
     """Steps and student's views when S was .95 at two evaluations in a row, or nothing."""
-    log = lab.read_csv(folder / "log.csv")
-    for row, following in itertools.pairwise(log):
-        if min(float(row["success_student"]), float(following["success_student"])) >= 0.95:
-            return {"steps_to_95": row["env_steps"], "views_to_95": row["student_views"]}
-    return {}
+    row = lab.reached(lab.read_csv(folder / "log.csv"), 0.95)
+    if not row:
+        return {}
+    return {"steps_to_95": row["env_steps"], "views_to_95": row["student_views"]}
 
 
 def worst_later(folder: Path) -> dict:
@@ -173,8 +171,8 @@ def answer(question: str, args: argparse.Namespace) -> dict[Path, str]:
     path = args.results / f"{question}.csv"
     failed = lab.train_all(configs, args.jobs, path, COLUMNS, read=read)
     finished = [folder for folder in to_measure if folder not in failed]
-    waiting = {folder: folder for folder in finished if not read_leak(folder)}
-    failed |= lab.run_many(measure, waiting, args.jobs)
+    if finished:
+        failed |= measure_missing(finished, args.jobs)
     lab.merge_csv(path, COLUMNS, [read(folder) for folder in finished])
     return failed
 

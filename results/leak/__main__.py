@@ -16,7 +16,7 @@ import statistics
 from pathlib import Path
 
 from results import lab
-from results.leak.probes import NOISE, measure, read_leak
+from results.leak.probes import NOISE, measure_missing, read_leak
 from tsalign import BadInput
 
 MEASURED = ["leak", "leak_interval", "control", "control_interval", "private_bits"]
@@ -33,9 +33,7 @@ def train(args: argparse.Namespace) -> dict[Path, str]:
             folders += sorted(args.out.glob(f"*_seed{seed}"))
     if not folders:
         raise BadInput(f"no runs in {args.out}; results.table1 makes them")
-    waiting = {folder: folder for folder in folders if not read_leak(folder)}
-    print(f"{len(folders)} runs, {len(waiting)} of them to be measured", flush=True)
-    failed = lab.run_many(measure, waiting, args.jobs)
+    failed = measure_missing(folders, args.jobs)
     rows = [lab.read_run(f) | read_leak(f) for f in folders if f not in failed]
     lab.merge_csv(path, COLUMNS, rows)
     return failed

@@ -207,3 +207,10 @@ def read_leak(folder: Path) -> dict:
     path = folder / "leak.json"
     row = json.loads(path.read_text()) if path.exists() else {}
     return row if row.get("checkpoint") == checksum(folder) else {}
+
+
+def measure_missing(folders: list[Path], jobs: int) -> dict[Path, str]:
+    """Measure the runs that have not been, `jobs` at once -> {folder: error}."""
+    waiting = {folder: folder for folder in folders if not read_leak(folder)}
+    print(f"{len(folders)} runs, {len(waiting)} of them to be measured", flush=True)
+    return lab.run_many(measure, waiting, jobs)

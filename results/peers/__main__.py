@@ -15,7 +15,6 @@ rivals.py and sb3.py.
 
 import argparse
 import importlib
-import itertools
 import json
 import math
 import os
@@ -55,15 +54,25 @@ TASKS = {
     "CollectHealth": Task("collecthealth", 0.95),
     "TunnelVision": Task("tunnelvision", 0.95),
 }
+
+
+class Entrant(NamedTuple):
+    """A method, and in what its runs differ from the environment's usual ones."""
+
+    method: str
+    settings: dict = {}
+    share: float = 1.0  # of the usual steps
+
+
 ENTRANTS = {
-    "ours": ("ours", {}),
-    "ours, half the steps": ("ours", {}),
-    "ours, sparing": ("ours", {"pairs_every": 192}),
-    "bc": ("bc", {}),
-    "dagger": ("results.peers.rivals:dagger", {}),
-    "asymmetric": ("results.peers.rivals:asymmetric", {}),
-    "ppo": ("results.peers.rivals:ppo", {}),
-    "sb3": ("results.peers.sb3:sb3", {}),
+    "ours": Entrant("ours"),
+    "ours, half the steps": Entrant("ours", share=0.5),
+    "ours, sparing": Entrant("ours", {"pairs_every": 192}),
+    "bc": Entrant("bc"),
+    "dagger": Entrant("results.peers.rivals:dagger"),
+    "asymmetric": Entrant("results.peers.rivals:asymmetric"),
+    "ppo": Entrant("results.peers.rivals:ppo"),
+    "sb3": Entrant("results.peers.sb3:sb3"),
 }
 
 
@@ -78,14 +87,13 @@ class Start(NamedTuple):
 
 def plan(task: str, entrant: str, seed: int, out: Path, limit: float = math.inf) -> Start:
     """The run has its environment's usual settings and steps; only it is examined more."""
-    method, settings = ENTRANTS[entrant]
+    method, settings, share = ENTRANTS[entrant]
     folder = out / entrant.replace(", ", "-").replace(" ", "-")
     episodes = TASKS[task].episodes
     exams = {"log_evals": EXAMS, "log_episodes": episodes, "eval_episodes": 4 * episodes}
     config = checked(lab.standard(TASKS[task].env, method, seed=seed, **settings, **exams))
-    if entrant.endswith("half the steps"):
-        config = replace(config, total_steps=config.total_steps // 2)
-    config = replace(config, out=str(folder))
+    steps = round(share * config.total_steps)
+    config = replace(config, total_steps=steps, out=str(folder))
     return Start(task, entrant, config, limit)
 
 
@@ -121,7 +129,7 @@ def run_rival(start: Start) -> None:
             row |= {"env_steps": env_steps, "student_views": views}
             rows.append(row | {"train_seconds": seconds})
             tsalign.save_log(config, rows)
-            if is_stopped or reached(rows, TASKS[start.task].goal):
+            if is_stopped or lab.reached(rows, TASKS[start.task].goal):
                 break
     result = {**rows[-1], "device": "cpu", "torch": torch.__version__}
     tsalign.write_at_once(config.folder / "result.json", json.dumps(result))
@@ -142,34 +150,18 @@ def examine(envs, player, seed: int) -> dict[str, float]:
     return {"return_student": float(returns.mean())}
 
 
-def score_of(row: dict, agent: str) -> float:
-    """An agent's success, or its return; nan where it has none."""
-    for kind in ("success", "return"):
-        if f"{kind}_{agent}" in row:
-            return float(row[f"{kind}_{agent}"])
-    return math.nan
-
-
-def reached(rows: list[dict], goal: float) -> dict:
-    """The first of two exams in a row that are good enough, or nothing."""
-    for row, following in itertools.pairwise(rows):
-        if min(score_of(row, "student"), score_of(following, "student")) >= goal:
-            return row
-    return {}
-
-
 def read_entrant(start: Start) -> tuple[dict, list[dict]]:
     """A finished run as a row of runs.csv, and its exams as rows of curves.csv."""
     folder = start.config.folder
     result = json.loads((folder / "result.json").read_text())
     exams = lab.read_csv(folder / "log.csv")
     which = {"task": start.task, "entrant": start.entrant, "seed": start.config.seed}
-    goal = reached(exams, TASKS[start.task].goal)
+    goal = lab.reached(exams, TASKS[start.task].goal)
     run = {
         **which,
         "kind": "success" if "success_student" in result else "return",
-        "T": score_of(result, "teacher"),
-        "S": score_of(result, "student"),
+        "T": lab.score_of(result, "teacher"),
+        "S": lab.score_of(result, "student"),
         "seconds_to_goal": goal.get("train_seconds", ""),
         "views_to_goal": goal.get("student_views", ""),
         "steps_to_goal": goal.get("env_steps", ""),
@@ -179,7 +171,7 @@ def read_entrant(start: Start) -> tuple[dict, list[dict]]:
         "device": result["device"],
         "torch": result["torch"],
     }
-    return run, [row | which | {"S": score_of(row, "student")} for row in exams]
+    return run, [row | which | {"S": lab.score_of(row, "student")} for row in exams]
 
 
 def train(args: argparse.Namespace) -> dict[Path, str]:

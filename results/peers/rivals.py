@@ -123,9 +123,7 @@ def update_actor(nets, critic, optimizer, steps: Steps, config: Config, progress
             returns[i],
             config.clip,
         )
-        loss = log["policy_loss"] + config.value_coef * log["value_loss"]
-        if nets.policy.log_std is None:
-            loss = loss - tsalign.entropy_bonus(config, progress) * log["entropy"]
+        loss = tsalign.weighted_ppo_loss(log, nets.policy, config, progress)
         tsalign.take_step(optimizer, loss, config.max_grad_norm)
 
 
@@ -163,11 +161,11 @@ def train_dagger(config: Config) -> Iterator[tuple[int, int, Networks]]:
     steps_of_cycle = config.num_envs * config.rollout_steps
     n_cycles = math.ceil(config.total_steps / steps_of_cycle)
     n_teacher = n_cycles - math.ceil(dagger.student_share * n_cycles)
-    no_looks = [False] * (config.rollout_steps + 1)
+    keeps_no_pairs = [False] * (config.rollout_steps + 1)
     tsalign.set_draw_student(envs, False)
     obs = tsalign.reset_envs(envs, seed=config.seed)
     for cycle in range(n_teacher):
-        rollout, _, obs = tsalign.collect(envs, obs, nets, no_looks)
+        rollout, _, obs = tsalign.collect(envs, obs, nets, keeps_no_pairs)
         if cycle == 0:
             nets.fit_input_ranges("teacher", rollout.obs_teacher.flatten(0, 1))
         progress = cycle / n_teacher
