@@ -570,7 +570,7 @@ def test_config_the_folder_is_one_name_without_colons_or_slashes():
 
 
 @pytest.mark.parametrize(
-    "progress, encoder_rate, ppo_rate, entropy_bonus, align_weight",
+    "progress, encoder_rate, ppo_rate, entropy_weight, align_weight",
     [
         (0.0, 1.0, 1.0, 1.0, 0.0),
         (0.1, 0.905, 1.0, 0.729, 0.0),
@@ -585,12 +585,12 @@ def test_config_the_folder_is_one_name_without_colons_or_slashes():
     ],
 )
 def test_schedules_give_this_share_of_their_own_setting_at_each_progress(
-    progress, encoder_rate, ppo_rate, entropy_bonus, align_weight
+    progress, encoder_rate, ppo_rate, entropy_weight, align_weight
 ):
     config = Config(encoder_lr=2.0, ppo_lr=3.0, entropy_coef=5.0, lambda_align=7.0)
     assert tsalign.encoder_rate(config, progress) == pytest.approx(2 * encoder_rate)
     assert tsalign.ppo_rate(config, progress) == pytest.approx(3 * ppo_rate)
-    assert tsalign.entropy_bonus(config, progress) == pytest.approx(5 * entropy_bonus)
+    assert tsalign.entropy_weight(config, progress) == pytest.approx(5 * entropy_weight)
     assert tsalign.align_weight(config, progress) == pytest.approx(7 * align_weight)
 
 
@@ -1890,7 +1890,7 @@ def test_loop_stops_where_a_loss_is_not_finite(monkeypatch, tmp_path):
 
     monkeypatch.setitem(METHODS, "diverges", Method(diverge))
     config = small_config(method="diverges", total_steps=256, out=str(tmp_path))
-    with pytest.raises(RunStopped, match="distance.* after 64 environment steps"):
+    with pytest.raises(RunStopped, match="distance.* up to 64 environment steps"):
         tsalign.train(config)
 
 

@@ -93,7 +93,11 @@ class Config:
     env: str = setting("tunnelvision", "tunnelvision, collecthealth, or module:Id-v0")
     method: str = setting("ours", "a name in METHODS, or module:name of your own")
     seed: int = setting(0, "of networks, environments and sampling")
-    total_steps: int = setting(0, "environment steps; 0: what STEPS says [ours]")
+    total_steps: int = setting(
+        0,
+        "environment steps, rounded up to whole cycles; 0: 780,000 for tunnelvision, "
+        "400,000 for collecthealth, 500,000 elsewhere [ours]",
+    )
     out: str = setting("runs", "where the run folders go")
     overwrite: bool = setting(False, "replace a finished run in the same folder")
     device: str = setting("auto", "cuda, mps, cpu; auto is the first that there is")
@@ -104,33 +108,51 @@ class Config:
         256, "N, environments stepped at once [ours: saves Python's time]"
     )
     rollout_steps: int = setting(16, "T, steps of each environment in a cycle [ours]")
-    embedding_dim: int = setting(64, "D, size of the embedding [ours: 32 was less sure]")
-    width: int = setting(128, "hidden units of all networks [ours: 64 was less sure]")
+    embedding_dim: int = setting(
+        64, "D, size of the embedding [ours: with 32 more seeds failed]"
+    )
+    width: int = setting(
+        128, "hidden units of all networks [ours: with 64 more seeds failed]"
+    )
 
     # Phase one: the shared embedding
     inverse_temperature: float = setting(
         30.0, "s of Eq. (6), at first [ours: 10 was slower]"
     )
-    lambda_align: float = setting(80.0, "weight of Eq. (7) at the end [ours: hides most]")
+    lambda_align: float = setting(
+        80.0,
+        "weight of Eq. (7) at the end [ours: with less, z told more of what only the "
+        "teacher sees]",
+    )
     lambda_stab: float = setting(
-        0.1, "weight of Eq. (8) [ours: more preserves what leaked]"
+        0.1, "weight of Eq. (8) [ours: with more, z was slow to forget what leaked]"
     )
     encoder_lr: float = setting(1e-3, "Adam's rate at first [ours: .003 was too fast]")
     encoder_batch: int = setting(
-        128, "pairs in a minibatch [ours: many small ones hide more]"
+        128, "pairs in a minibatch [ours: with few large ones more leaked]"
     )
     encoder_updates: int = setting(16, "minibatches in a cycle [ours: 32 were no better]")
-    pairs_every: int = setting(48, "one step in so many gives its pairs of views [ours]")
+    pairs_every: int = setting(
+        48,
+        "of every 48 steps one is chosen, at which each environment gives a pair of "
+        "views [ours: pictures may be dear]",
+    )
     pairs_memory: int = setting(8192, "M, how many of the last pairs are kept [ours]")
 
     # Phase two: the policy
-    ppo_lr: float = setting(1e-3, "Adam's rate at first [ours: small networks bear it]")
-    ppo_epochs: int = setting(1, "passes over a cycle's steps [ours: new steps are cheap]")
+    ppo_lr: float = setting(
+        1e-3, "Adam's rate at first [ours: networks this small can take a high one]"
+    )
+    ppo_epochs: int = setting(
+        1, "passes over a cycle's steps [ours: with three, learned policies were lost]"
+    )
     ppo_batch: int = setting(256, "steps in a minibatch [ppo]")
     gamma: float = setting(0.99, "discount [ppo]")
     gae_lambda: float = setting(0.95, "lambda of the advantage estimate [ppo]")
     clip: float = setting(0.2, "clip range of the ratio [ppo]")
-    entropy_coef: float = setting(0.3, "entropy bonus at first [ours: it has to explore]")
+    entropy_coef: float = setting(
+        0.3, "weight of the entropy bonus at first [ours: the policy has to explore]"
+    )
     value_coef: float = setting(0.5, "weight of the value loss [ppo]")
     max_grad_norm: float = setting(0.5, "PPO's gradients are clipped to it [ppo]")
     sitt_lambda1: float = setting(0.1, "weight of Eq. (10) in the reward [ours: swept]")
@@ -138,7 +160,7 @@ class Config:
 
     # Evaluation
     eval_episodes: int = setting(
-        1024, "episodes of each agent at the end [ours: +-.01 at .9]"
+        1024, "episodes of each agent at the end [ours: a success of .9 is then +- .01]"
     )
     log_evals: int = setting(10, "evaluations, the last one included [ours]")
     log_episodes: int = setting(64, "episodes of each agent in the others [ours]")
@@ -161,8 +183,11 @@ def ppo_rate(config: Config, progress: float) -> float:
     return config.ppo_lr * min(1.0, (1 - progress) / 0.2)
 
 
-def entropy_bonus(config: Config, progress: float) -> float:
-    """Falls to 0, fast at first [ours: first to look around, last to be sure]."""
+def entropy_weight(config: Config, progress: float) -> float:
+    """Weight of the entropy bonus: falls to 0, fast at first.
+
+    [ours: a policy has to explore first, and to be sure in the end.]
+    """
     return config.entropy_coef * (1 - progress) ** 3
 
 
@@ -171,8 +196,8 @@ def align_weight(config: Config, progress: float) -> float:
 
     While it is 0, the teacher's embedding may tell what only the teacher sees, and the
     policy learns the task from that. As the weight grows that is hidden, and the policy has
-    only to learn where to turn its view [ours: with the whole weight from the start,
-    policies learned more slowly, and some never learned to turn it].
+    only to learn to look before it acts [ours: with the whole weight from the start,
+    policies learned more slowly, and some never learned to look].
     """
     return config.lambda_align * min(max((progress - 0.2) / 0.3, 0.0), 1.0)
 
@@ -233,10 +258,15 @@ def embedding_loss(
 
 
 def imitation_kl(
-    policy: Distribution, imitator: Distribution
+    teacher: Distribution, proxy: Distribution
 ) -> Tensor:  # over (B,) each -> (B,)
-    """Eq. (10): KL(teacher's policy || imitator's) at each step, what SITT penalises."""
-    return kl_divergence(policy, imitator)  # Eq. (10)
+    """Eq. (10), of the baseline SITT: KL(teacher's policy || student's) at each step.
+
+        reward for PPO:  r - lambda1 KL        PPO's loss:  L + lambda2 mean KL
+
+    `train_policy` adds both. There a proxy stands for the student, see `Networks`.
+    """
+    return kl_divergence(teacher, proxy)  # Eq. (10)
 
 
 # --- Networks: teacher encoder, student encoder, policy, critic ---------------------------
@@ -246,17 +276,19 @@ class Encoder(nn.Module):
     """E_T or E_S: one view in, an embedding of unit norm out. `space` is the view's Box.
 
     An image (H, W, C) is cut into patches of 4 x 4 pixels by one convolution [ours:
-    overlapping layers learned no more]; any other view is flattened.
+    overlapping patches were no better]; any other view is flattened.
     """
 
     def __init__(self, space: Box, embedding_dim: int, width: int) -> None:
         super().__init__()
         self.view_shape = space.shape
         self.is_image = len(space.shape) == 3
-        # Some spaces write "no bound" as the largest float instead of infinity.
+        # An entry has bounds if they are finite and not equal. Some spaces write "no bound"
+        # as the largest float instead of infinity.
         is_finite = (np.abs(space.low) < 1e30) & (np.abs(space.high) < 1e30)
         is_bounded = is_finite & (space.high > space.low)
-        # `outputs` maps low .. high to -1 .. 1: without bounds, -1 and 1 change nothing.
+        # `outputs` maps low .. high to -1 .. 1. An entry without bounds gets -1 and 1, so
+        # that it stays as it is, until `fit_input_range` has seen its values.
         low = np.where(is_bounded, space.low, -1)
         high = np.where(is_bounded, space.high, 1)
         self.register_buffer("is_bounded", torch.tensor(is_bounded))  # (...)
@@ -301,26 +333,28 @@ class Encoder(nn.Module):
         return self.net(x)
 
     def fit_input_range(self, obs: Tensor) -> None:  # (B, ...), the first views
-        """Set low and high of some entries to the range that they have in `obs`.
+        """Set low and high of some entries to the least and largest values in `obs`.
 
         These are the entries without bounds, and those whose bounds are more than ten times
-        as wide as that range: such an input would be nearly constant [ours]. In an image
-        the range is that of a whole channel, not of a pixel.
+        as far apart as their least and largest value: mapped to -1 .. 1, such an entry
+        would hardly change [ours]. An entry that is constant in `obs` keeps its bounds; if
+        it has none, they are set to 1 below and 1 above. In an image all pixels of a
+        channel count as one entry.
         """
-        seen = obs.float()
+        values = obs.float()
         if self.is_image:
-            seen = seen.flatten(0, 2)  # (B * H * W, C)
-        seen_low = seen.amin(0)  # (...), or (C,), which fits (H, W, C)
-        seen_high = seen.amax(0)
-        varies = seen_high > seen_low
-        is_too_wide = self.high - self.low > 10 * (seen_high - seen_low)
-        takes_seen = varies & (is_too_wide | ~self.is_bounded)
-        self.low = torch.where(takes_seen, seen_low, self.low)
-        self.high = torch.where(takes_seen, seen_high, self.high)
-        # An entry without bounds, constant so far: from 1 below that constant to 1 above.
-        has_no_range = ~varies & ~self.is_bounded
-        self.low = torch.where(has_no_range, seen_low - 1, self.low)
-        self.high = torch.where(has_no_range, seen_low + 1, self.high)
+            values = values.flatten(0, 2)  # (B * H * W, C)
+        # One number for each entry; or (C,), which broadcasts to (H, W, C) below.
+        least = values.amin(0)
+        largest = values.amax(0)
+        varies = largest > least
+        is_too_wide = self.high - self.low > 10 * (largest - least)
+        needs_range = varies & (is_too_wide | ~self.is_bounded)
+        self.low = torch.where(needs_range, least, self.low)
+        self.high = torch.where(needs_range, largest, self.high)
+        is_unbounded_constant = ~varies & ~self.is_bounded
+        self.low = torch.where(is_unbounded_constant, least - 1, self.low)
+        self.high = torch.where(is_unbounded_constant, least + 1, self.high)
 
 
 class Critic(Encoder):
@@ -360,7 +394,7 @@ class Policy(nn.Module):
             nn.init.orthogonal_(self.net[layer].weight, gain)
             nn.init.zeros_(self.net[layer].bias)
         # The Gaussian has one standard deviation for all states [ppo]. It starts at 0.5
-        # [ours: from 1, a third of what is drawn would be clipped].
+        # [ours: from 1, a third of the sampled actions would be clipped].
         self.log_std = None
         if not is_discrete:
             self.log_std = nn.Parameter(torch.full((n_out,), math.log(0.5)))
@@ -392,7 +426,9 @@ class Networks(nn.Module):
         self.log_inverse_temperature = nn.Parameter(
             torch.tensor(config.inverse_temperature).log()
         )
-        self.student_policy = copy.deepcopy(self.policy) if method.own_head else None
+        self.student_policy = (
+            copy.deepcopy(self.policy) if method.has_student_policy else None
+        )
         # SITT's proxy imitates the student but reads the teacher's view. It stands for the
         # student in Eq. (10), which then needs no student's view at every step.
         self.proxy = Encoder(views["teacher"], *sizes) if method.has_proxy else None
@@ -417,11 +453,11 @@ class Networks(nn.Module):
                 network.fit_input_range(obs)
 
     @torch.no_grad()
-    def act(self, agent: str, obs: np.ndarray | Tensor) -> np.ndarray:  # (B, ...) or (...)
+    def act(self, agent: str, obs: np.ndarray) -> np.ndarray:  # (B, ...) or (...)
         """The action to give to the environment, for a batch of views or a single one.
 
-        It is drawn from the policy, as in training. Raises BadInput for an unknown agent or
-        a view of another shape.
+        It is sampled from the policy, as in training. Raises BadInput for an unknown agent
+        or a view of another shape.
         """
         if agent not in AGENTS:
             raise BadInput(f"there is no agent {agent!r}, only teacher and student")
@@ -431,8 +467,8 @@ class Networks(nn.Module):
         if not is_single and obs.shape[1:] != view_shape:
             raise BadInput(f"the {agent} needs a view {view_shape}, not {tuple(obs.shape)}")
         batch = obs[None] if is_single else obs
-        drawn = self.distribution(agent, batch).sample()
-        action = to_env_action(self.action_space, drawn)
+        sampled = self.distribution(agent, batch).sample()
+        action = to_env_action(self.action_space, sampled)
         return action[0] if is_single else action
 
 
@@ -444,32 +480,37 @@ def make_envs(env: str, num_envs: int) -> VectorEnv:
 
     `env` may end in arguments: "tunnelvision,rows=7,cols=15". No environment resets itself
     when an episode ends, so a step always returns the true next observation; `reset_envs`
-    starts the next episode. An environment's own vector form is used if it has one that
-    works so; if not, N single copies are stepped in turn. Raises BadInput.
+    starts the next episode. Some environments are registered with a vector form of their
+    own. It is used if it does not reset itself either; otherwise N single copies are
+    stepped one after the other. Raises BadInput.
     """
     name, *arguments = env.split(",")
     module, _, env_id = ENVS.get(name, name).rpartition(":")
-    origin = ""
+    imported_file = ""  # named in the error: it may not be the file that the user meant
     try:
         if module:
-            origin = f" (of {getattr(import_user_module(module), '__file__', module)})"
+            file = getattr(import_user_module(module), "__file__", module)
+            imported_file = f" (of {file})"
         kwargs = parse_arguments(arguments)
         spec = copy.deepcopy(find_spec(env_id))
-        spec.disable_env_checker = True  # Gymnasium's own; ours is `check_env`, in one line
+        # Gymnasium's own checker prints pages; ours is `check_env`, with one line.
+        spec.disable_env_checker = True
         envs = None
         if spec.vector_entry_point:
             envs = gym.make_vec(spec, num_envs, **kwargs)
             if envs.metadata.get("autoreset_mode") != AutoresetMode.DISABLED:
-                envs.close()
+                envs.close()  # it resets itself
                 envs = None
         if envs is None:
             mode = {"autoreset_mode": AutoresetMode.DISABLED}
             envs = gym.make_vec(spec, num_envs, "sync", vector_kwargs=mode, **kwargs)
     except (ImportError, AttributeError, TypeError, ValueError, gym.error.Error) as error:
-        raise BadInput(f"cannot make environment {env!r}{origin}: {error}") from error
+        raise BadInput(
+            f"cannot make environment {env!r}{imported_file}: {error}"
+        ) from error
     try:
         check_spaces(env, envs)
-        if isinstance(envs.unwrapped, SyncVectorEnv):
+        if isinstance(envs.unwrapped, SyncVectorEnv):  # it consists of single copies
             check_env(env, envs.unwrapped.envs[0])
     except BaseException:
         envs.close()
@@ -478,7 +519,10 @@ def make_envs(env: str, num_envs: int) -> VectorEnv:
 
 
 def import_user_module(name: str):
-    """Import a module of the user's; if it is the running script, it is not run again."""
+    """Import a module of the user's. If it is the running script, return that.
+
+    To import it would run it again, and its training, too.
+    """
     script = sys.modules["__main__"]
     if Path(getattr(script, "__file__", None) or "").stem == name:
         return script
@@ -512,8 +556,8 @@ def check_spaces(env: str, envs: VectorEnv) -> None:
     views = envs.single_observation_space
     for agent in AGENTS:
         view = views.get(agent) if isinstance(views, gym.spaces.Dict) else None
-        # A view without entries, or a single number of shape (), gives nothing to read.
-        if not isinstance(view, Box) or 0 in (view.shape or (0,)):
+        # A view needs at least one dimension, and one entry.
+        if not isinstance(view, Box) or view.shape == () or 0 in view.shape:
             raise BadInput(
                 f"{env!r} needs views Dict(teacher=Box, student=Box), not {views}"
             )
@@ -527,8 +571,10 @@ def check_spaces(env: str, envs: VectorEnv) -> None:
 
 def check_env(env: str, single: gym.Env) -> None:
     """Reset and step one environment. Raises BadInput where it breaks Gymnasium's rules."""
+    # Gymnasium's own two wrappers would fail first, and with a worse message. Wrappers of
+    # the user's stay: they may change the views.
     gym_wrappers = (gym.wrappers.TimeLimit, gym.wrappers.OrderEnforcing)
-    while isinstance(single, gym_wrappers):  # these rely on what is checked here
+    while isinstance(single, gym_wrappers):
         single = single.env
     started = single.reset(seed=0)
     if not isinstance(started, tuple) or len(started) != 2:
@@ -593,8 +639,8 @@ def check_finite(values: dict[str, np.ndarray]) -> None:
 def set_draw_student(envs: VectorEnv, draws: bool) -> None:
     """Say whether the student's view that the next step or reset returns will be used.
 
-    An environment with an attribute `draw_student` may return any view while that is False:
-    to draw a picture is what costs. Others draw it always.
+    An environment with an attribute `draw_student` may return any view while that is False,
+    because drawing is what takes time. Others always draw it.
     """
     base = envs.unwrapped
     singles = [env.unwrapped for env in getattr(base, "envs", [])]
@@ -616,14 +662,14 @@ def to_env_action(
 
     Discrete ones are counted from the space's start instead of 0. Continuous ones are
     mapped from -1 .. 1 to low .. high of the Box [ours]. What lies outside is clipped here
-    and nowhere else: the policy learns from what it drew.
+    and nowhere else: PPO learns from the action that was sampled.
     """
-    drawn = action.cpu().numpy()
+    sampled = action.cpu().numpy()
     if isinstance(space, Discrete):
-        return drawn + space.start
+        return sampled + space.start
     middle = (space.high + space.low) / 2
     half = (space.high - space.low) / 2
-    scaled = middle + half * drawn.reshape(-1, *space.shape)
+    scaled = middle + half * sampled.reshape(-1, *space.shape)
     return scaled.clip(space.low, space.high).astype(space.dtype)
 
 
@@ -636,7 +682,7 @@ class Rollout(NamedTuple):
     obs_teacher: Tensor
     z_teacher: Tensor  # as it was when the teacher acted
     action: Tensor
-    log_prob: Tensor  # of the action, when it was drawn
+    log_prob: Tensor  # of the action, when it was sampled
     reward: Tensor
     terminated: Tensor
     done: Tensor  # terminated or truncated
@@ -657,9 +703,10 @@ def collect(
 ) -> tuple[Rollout, Pairs | None, dict]:  # keeps_pairs: (T + 1,)
     """The teacher acts for T steps (Section IV) -> rollout, pairs, the next observation.
 
-    keeps_pairs[t] says whether the pairs of step t are kept, one pair per environment. A
-    view is drawn by the step or reset before it, so the last entry is about the first step
-    of the next call.
+    keeps_pairs[t] says whether the pairs of step t are kept, one pair per environment. The
+    student's view at step t is rendered when the environments take step t - 1, or are reset
+    after it. So they are told about t + 1 before they take step t, and the last entry,
+    keeps_pairs[T], is about the first step of the next call.
     """
     device = nets.log_inverse_temperature.device
     steps = []
@@ -671,7 +718,7 @@ def collect(
         action = distribution.sample()
         if keeps_pairs[t]:
             pairs.append(Pairs(obs_teacher, to_tensor(obs["student"], device), action))
-        set_draw_student(envs, bool(keeps_pairs[t + 1]))  # of the view that comes next
+        set_draw_student(envs, bool(keeps_pairs[t + 1]))  # the view at step t + 1
         obs, reward, terminated, truncated, _ = step_envs(envs, action)
         done = terminated | truncated
         step = Rollout(
@@ -786,7 +833,7 @@ def draw_pairs(pairs: Pairs, size: int, count: int) -> list[Pairs]:  # -> count 
 
 
 def take_step(optimizer: Adam, loss: Tensor, max_grad_norm: float = math.inf) -> None:
-    """One step of gradient descent, the gradient clipped to a norm."""
+    """One step of Adam. The gradient is clipped to a norm where one is given."""
     optimizer.zero_grad()
     loss.backward()
     nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], max_grad_norm)
@@ -833,7 +880,7 @@ def gae(
 
 
 def ppo_losses(
-    policy: Distribution,
+    distribution: Distribution,
     value: Tensor,
     action: Tensor,
     log_prob_before: Tensor,
@@ -848,7 +895,7 @@ def ppo_losses(
 
     For the log: an estimate of KL(pi_before || pi), and the share of clipped ratios.
     """
-    log_ratio = policy.log_prob(action) - log_prob_before
+    log_ratio = distribution.log_prob(action) - log_prob_before
     ratio = log_ratio.exp()
     normalised = (advantage - advantage.mean()) / (advantage.std(correction=0) + 1e-8)
     clipped_ratio = ratio.clamp(1 - clip, 1 + clip)
@@ -857,7 +904,7 @@ def ppo_losses(
             ratio * normalised, clipped_ratio * normalised
         ).mean(),
         "value_loss": F.mse_loss(value, returns),
-        "entropy": policy.entropy().mean(),
+        "entropy": distribution.entropy().mean(),
         "approx_kl": (ratio - 1 - log_ratio).mean(),
         "clip_fraction": ((ratio - 1).abs() > clip).float().mean(),
     }
@@ -866,10 +913,10 @@ def ppo_losses(
 def weighted_ppo_loss(
     losses: dict[str, Tensor], policy: Policy, config: Config, progress: float
 ) -> Tensor:  # () each -> ()
-    """The sum that PPO descends, of what `ppo_losses` returns, with Config's weights."""
+    """PPO's loss: the weighted sum of what `ppo_losses` returns."""
     loss = losses["policy_loss"] + config.value_coef * losses["value_loss"]
     if policy.log_std is None:  # discrete actions; a Gaussian gets no bonus [ppo]
-        loss = loss - entropy_bonus(config, progress) * losses["entropy"]
+        loss = loss - entropy_weight(config, progress) * losses["entropy"]
     return loss
 
 
@@ -886,13 +933,14 @@ def train_policy(
     reward = rollout.reward  # (T, N)
     with torch.no_grad():
         if method.has_proxy:  # SITT penalises states in which the student cannot follow
-            # The proxy's distribution must stay as it is while PPO trains below: its logits
-            # are computed once, and a Gaussian's standard deviation is kept in a copy.
+            # Eq. (10) shall move the teacher to the proxy and not the proxy to the teacher,
+            # although both use nets.policy. So the proxy's logits are computed once, with a
+            # copy of the policy, which also keeps the standard deviation of a Gaussian.
             policy_before = copy.deepcopy(nets.policy)
-            logits_proxy = nets.policy(nets.proxy(obs_teacher))  # (T*N, A), constants
-            teacher = policy_before.distribution(nets.policy(z_teacher))
-            proxy = policy_before.distribution(logits_proxy)
-            penalty = imitation_kl(teacher, proxy).view_as(reward)
+            logits_proxy = policy_before(nets.proxy(obs_teacher))  # (T*N, A)
+            teacher_acts = policy_before.distribution(policy_before(z_teacher))
+            proxy_acts = policy_before.distribution(logits_proxy)
+            penalty = imitation_kl(teacher_acts, proxy_acts).view_as(reward)
             reward = reward - config.sitt_lambda1 * penalty  # Eq. (10), in the reward
         values = nets.critic(obs_teacher).view_as(reward)
         next_values = nets.critic(rollout.obs_next.flatten(0, 1)).view_as(reward)
@@ -907,7 +955,7 @@ def train_policy(
         )
         advantage = advantages.flatten()
         returns = advantage + values.flatten()
-        # The advantage is what is left of the returns when the critic has said its value.
+        # Share of the returns' variance that the critic does not predict; for the log.
         unexplained = advantage.var() / (returns.var() + 1e-8)
 
     n_updates = config.ppo_epochs * math.ceil(len(action) / config.ppo_batch)
@@ -931,8 +979,8 @@ def train_policy(
         )
         loss = weighted_ppo_loss(log, nets.policy, config, progress)
         if method.has_proxy:
-            proxy = policy_before.distribution(logits_proxy[i])
-            log["penalty"] = imitation_kl(distribution, proxy).mean()
+            proxy_acts = policy_before.distribution(logits_proxy[i])
+            log["penalty"] = imitation_kl(distribution, proxy_acts).mean()
             # Eq. (10), in the policy's loss
             loss = loss + config.sitt_lambda2 * log["penalty"]
         take_step(optimizer, loss, config.max_grad_norm)
@@ -951,8 +999,9 @@ def train_bc_student(
     """Behaviour cloning: maximise the likelihood [ours] of the teacher's actions.
 
     The teacher is trained by now and stays as it is. The student is trained in the last
-    quarter of the cycles only, with four times the updates in each. `progress` is for
-    methods with a schedule.
+    `student_share` of the cycles only, a quarter, so it gets four times the updates in
+    each: in all as many as in other methods. `progress` is not used here; all functions
+    that train on pairs are called alike.
     """
     updates = round(config.encoder_updates / find_method(config.method).student_share)
     logs = []
@@ -971,8 +1020,8 @@ def train_sitt_student(
 
     Written from the description in arXiv 2412.09149. Each imitates embeddings and logits,
     by L1 distances. The teacher's encoder and the policy are not trained here, only in
-    `train_policy`, where the proxy stands for the student in Eq. (10). `progress` is for
-    methods with a schedule.
+    `train_policy`, where the proxy stands for the student in Eq. (10). `progress` is not
+    used here, either.
     """
     policy = copy.deepcopy(nets.policy).requires_grad_(False)
     logs = []
@@ -997,9 +1046,11 @@ class Method(NamedTuple):
     settings: dict = {}  # fields of Config that the method fixes, with their values
     unread: tuple = ()  # fields of Config that it does not read
     policy_gradient_reaches_encoder: bool = False  # the paper's point is that it does not
-    own_head: bool = False  # the student has a policy network of its own
+    has_student_policy: bool = False  # the student has a policy network of its own
     has_proxy: bool = False  # SITT's imitation of the student
-    student_share: float = 1.0  # below 1: PPO first, the student in this last share
+    # 1: each cycle has both phases. Below 1: the last cycles, this share of them, have only
+    # the training on pairs, and those before them only PPO.
+    student_share: float = 1.0
     paper: dict = {}  # environment -> (teacher, student) in the paper's Table I
 
 
@@ -1010,7 +1061,7 @@ METHODS = {
         train_bc_student,
         unread=EQ_9 + EQ_10,
         policy_gradient_reaches_encoder=True,
-        own_head=True,
+        has_student_policy=True,
         student_share=0.25,
         paper={"tunnelvision": (1.00, 0.19), "collecthealth": (1.00, 0.47)},
     ),
@@ -1062,7 +1113,7 @@ def find_method(name: str) -> Method:
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise BadInput(f"cannot find method {name!r}: {error}") from error
     if not isinstance(method, Method):
-        raise BadInput(f"method {name!r} is no tsalign.Method")
+        raise BadInput(f"method {name!r} is not a tsalign.Method")
     return method
 
 
@@ -1081,7 +1132,7 @@ def play_episodes(
     """Undiscounted return and success (nan: not reported) of one agent's E episodes.
 
     Each environment gives equally many: the first E that end anywhere would be mostly short
-    ones. Actions are drawn [ours: a policy without memory that always takes the likeliest
+    ones. Actions are sampled [ours: a policy without memory that always takes the likeliest
     action can go in circles for ever].
     """
     device = nets.log_inverse_temperature.device
@@ -1191,7 +1242,8 @@ def training_loop(
 
     The paper names the encoders (phase one) first. As the phases alternate, the order only
     changes how a run begins and ends. Here the policy is first: it learns from the z that
-    were stored while collecting, and no encoder has been trained since.
+    were stored while collecting, and no encoder has been trained since. (Only the input
+    ranges are set in between, once, in the first cycle.)
     """
     method = find_method(config.method)
     policy_optimizer, pairs_optimizer = make_optimizers(nets, config)
@@ -1205,7 +1257,7 @@ def training_loop(
         n_ppo = first_cycle
     keeps_pairs = plan_pairs(n_cycles, first_cycle, config)
     rng = np.random.default_rng(config.seed)
-    seeds = rng.integers(2**30, size=n_cycles + 1).tolist()  # some engines take a C int
+    seeds = rng.integers(2**30, size=n_cycles + 1).tolist()  # engines in C take no more
 
     set_draw_student(envs, bool(keeps_pairs[0]))
     obs = reset_envs(envs, seed=seeds[0])  # the other seeds are for the evaluations
@@ -1259,15 +1311,19 @@ def training_loop(
                     save_log(config, rows)
                     save_checkpoint(config, nets)
         except (BadInput, RunStopped) as error:
-            message = f"{error}; stopped after {env_steps} environment steps"
+            message = f"{error}; stopped in the cycle up to {env_steps} environment steps"
             raise RunStopped(message) from error
     return rows
 
 
 def is_evaluated(cycle: int, n_cycles: int, config: Config) -> bool:
-    """Whether this cycle ends with an evaluation: `log_evals` evenly spaced ones do."""
-    due_before = config.log_evals * cycle // n_cycles  # evaluations due before this cycle
-    due_after = config.log_evals * (cycle + 1) // n_cycles  # and after it
+    """Whether this cycle ends with an evaluation: `log_evals` evenly spaced ones do.
+
+    After a share x of the cycles, x * log_evals evaluations are due, rounded down. A cycle
+    is evaluated if one more is due after it than before.
+    """
+    due_before = config.log_evals * cycle // n_cycles
+    due_after = config.log_evals * (cycle + 1) // n_cycles
     return due_after > due_before
 
 
@@ -1287,11 +1343,13 @@ def pick_device(name: str) -> torch.device:
 
 
 def make_optimizers(nets: Networks, config: Config) -> tuple[Adam, Adam]:
-    """Make PPO's optimizer, and the optimizer of what learns from pairs.
+    """Return two optimizers: one for PPO's loss, one for the loss on pairs of views.
 
-    PPO's moves the policy and the critic. The other moves both encoders, s of Eq. (6) and,
-    where there are such, the proxy and the student's own policy. In methods whose policy
-    gradient reaches the encoder, PPO's moves the teacher's encoder, too.
+    PPO's has the parameters of the policy and the critic. The other has all others: both
+    encoders, s of Eq. (6) and, where a method has them, SITT's proxy and the student's own
+    policy. Where a method lets PPO's gradient reach the teacher's encoder, that encoder is
+    in both. A parameter on which a loss does not depend has no gradient, and Adam leaves it
+    as it is: so bc and sitt do not move the teacher's encoder by their losses on pairs.
     """
     for_policy = []
     for_pairs = []
@@ -1303,11 +1361,12 @@ def make_optimizers(nets: Networks, config: Config) -> tuple[Adam, Adam]:
             for_pairs.append(parameter)
     if find_method(config.method).policy_gradient_reaches_encoder:
         for_policy += nets.teacher.parameters()
-    is_fused = for_policy[0].device.type in ("cpu", "cuda")  # not all others have it
-    # Adam divides a step by the root mean square of recent gradients. Its second beta says
-    # how recent: with the usual .999 about a thousand, with .99 about a hundred [ours: once
-    # a policy wins, nearly all its gradients are tiny, and so is that root; a rare large
-    # gradient then moved the policy much too far, and what was learned was lost].
+    is_fused = for_policy[0].device.type in ("cpu", "cuda")  # torch's fast form of Adam
+    # Adam divides each step by the root mean square (RMS) of the recent gradients. beta2
+    # says how recent: .999, the usual one, means about a thousand, .99 about a hundred.
+    # [ours: once a policy wins, its gradients are tiny, and so is their RMS. Then a rare
+    # large gradient moved the policy much too far, and what was learned was lost. The
+    # shorter the memory of the RMS, the sooner it grows with the gradient.]
     policy_optimizer = Adam(for_policy, config.ppo_lr, betas=(0.9, 0.99), fused=is_fused)
     return policy_optimizer, Adam(for_pairs, config.encoder_lr, fused=is_fused)
 
@@ -1348,7 +1407,7 @@ def saving(config: Config):
     """Raises RunStopped where something cannot be written, to a full disk for instance."""
     try:
         yield
-    except Exception as error:  # torch's and matplotlib's writers have others than OSError
+    except Exception as error:  # torch and matplotlib raise others than OSError
         for unfinished in config.folder.glob("*.tmp"):
             unfinished.unlink()
         raise RunStopped(f"cannot save in {config.folder}: {first_line(error)}") from error
@@ -1372,7 +1431,7 @@ def print_settings(config: Config, device: torch.device) -> None:
 
 
 def print_row(rows: list[dict], seconds_left: float) -> None:
-    """Print one aligned line for the last evaluation; above the first, what it holds."""
+    """Print one aligned line for the last evaluation; above the first, the names."""
     row = rows[-1]
     kind = kind_of_score(row)
     columns = {
@@ -1464,8 +1523,9 @@ def checked(config: Config) -> Config:
         if getattr(config, name) != getattr(default, name):
             raise BadInput(f"method {config.method} does not read {name}")
     for name, value in method.settings.items():
+        # The default passes, too: perhaps the user has not set it.
         if getattr(config, name) not in (value, getattr(default, name)):
-            raise BadInput(f"method {config.method} has {name} {value}")
+            raise BadInput(f"method {config.method} fixes {name} at {value}")
     env, _, _ = config.env.partition(",")
     steps = config.total_steps or STEPS.get(env, STEPS_ELSEWHERE)
     return replace(config, total_steps=steps, **method.settings)
@@ -1474,7 +1534,8 @@ def checked(config: Config) -> Config:
 def check_ranges(config: Config) -> None:
     """Raises BadInput for a number that is too small or too large."""
     may_be_0 = ("seed", "total_steps")
-    least = {"rollout_steps": 2, "encoder_batch": 2, "ppo_batch": 2}
+    # A single pair has no negatives, and a single step has a normalised advantage of 0.
+    least = {"encoder_batch": 2, "ppo_batch": 2, "rollout_steps": 2}
     most = {"gamma": 1, "gae_lambda": 1, "inverse_temperature": 100}
     for f in fields(Config):
         value = getattr(config, f.name)
@@ -1482,8 +1543,8 @@ def check_ranges(config: Config) -> None:
         if f.type is int and f.name not in may_be_0:
             smallest = least.get(f.name, 1)
         if f.name == "sitt_lambda1":
-            smallest = -math.inf  # below 0 it rewards what the student cannot follow
-        largest = most.get(f.name, 2**63 - 1)
+            smallest = -math.inf  # below 0, Eq. (10) is a bonus: an experiment
+        largest = most.get(f.name, 2**63 - 1)  # the largest seed that torch takes
         if f.type in (int, float) and not smallest <= value <= largest:
             raise BadInput(f"{f.name} must be from {smallest} to {largest}, not {value}")
     if config.inverse_temperature == 0:
@@ -1559,5 +1620,7 @@ def main(arguments: list[str] | None = None) -> None:
 if __name__ == "__main__":
     if hasattr(signal, "SIGPIPE"):  # end quietly when the output is piped into `head`
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    sys.modules["tsalign"] = sys.modules["__main__"]  # for files that import tsalign
+    # A user's file that imports tsalign shall get this module, and not a second copy, whose
+    # `Method` would be another class.
+    sys.modules["tsalign"] = sys.modules["__main__"]
     main()

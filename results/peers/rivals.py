@@ -27,7 +27,7 @@ asymmetric = Method(train_bc_student)
 dagger = Method(
     train_bc_student,
     policy_gradient_reaches_encoder=True,
-    own_head=True,
+    has_student_policy=True,
     student_share=0.25,
 )
 DAGGER_MEMORY = 32_768  # steps of the student that are remembered
