@@ -66,7 +66,7 @@ QUESTIONS = {
     "stability": Question(
         [("with", "ours", {}), ("without", "no-stability", {})],
         below="with Eq. (8) and without",
-        seeds=range(10),
+        seeds=range(20),
     ),
     "sitt": Question(
         sweep("sitt", "sitt_lambda1", [0.0, 0.003, 0.01, 0.025, 0.05, 0.2, 0.5]),
@@ -75,7 +75,7 @@ QUESTIONS = {
         seeds=range(100, 103),
     ),
     "pairs": Question(
-        sweep("ours", "pairs_every", [128, 512]),
+        sweep("ours", "pairs_every", [2, 8, 128, 512]),
         below="a pair is kept each so many steps",
         base=f"{Config.pairs_every}",
         measures=("S", "leak", "views_to_95"),
