@@ -148,6 +148,15 @@ class Cameras(Cue):
     draw_student = True
 
 
+class Spoken(Cue):
+    """There is a third view, which is no array and of no concern to us."""
+
+    observation_space = Dict(**Cue.observation_space, words=Dict(said=Box(0, 1, (1,))))
+
+    def views(self):
+        return {**super().views(), "words": {"said": np.float32([math.nan])}}
+
+
 class ManyCues(gym.vector.VectorEnv):
     """A native vector form whose views have `size` entries and a negative stride."""
 
@@ -251,7 +260,7 @@ ODD_CUES = {
 
 def register_all():
     """Each class and each odd cue under its own name."""
-    for env in (Reach, NotMade, Drift, Cameras):
+    for env in (Reach, NotMade, Drift, Cameras, Spoken):
         gym.register(f"{env.__name__}-v0", env)
     for name, changes in ODD_CUES.items():
         gym.register(f"{name}-v0", OddCue, kwargs=changes)
@@ -728,9 +737,10 @@ INPUT_RANGES = {  # low, high, the first views, a view -> what the layers are gi
     "unbounded": ([-INF, -INF], [INF, INF], [[0, -0.1], [1e6, 0.1]], [5e5, 0.1], [0, 1]),
     "half_bounded": ([0], [INF], [[5e6], [6e6]], [5e6], [-1]),
     "bounded_constant": ([0], [100], [[50], [50]], [75], [0.5]),
-    "unbounded_constant": ([-INF], [INF], [[7], [7]], [7.5], [0.5]),
+    "unbounded_constant": ([-INF], [INF], [[0.5], [0.5]], [1], [0.5]),
+    "large_constant": ([-INF], [INF], [[2**26], [2**26]], [1.5 * 2**26], [0.5]),
     "largest_floats": ([-3.4e38], [3.4e38], [[0], [4]], [3], [0.5]),
-    "largest_floats_constant": ([-3.4e38], [3.4e38], [[7], [7]], [7.5], [0.5]),
+    "largest_floats_constant": ([-3.4e38], [3.4e38], [[8], [8]], [12], [0.5]),
 }
 
 
@@ -932,6 +942,14 @@ def test_envs_a_step_reports_success_and_nan_where_none_is_reported():
     assert not truncated.any()
     assert success[:3].tolist() == [1, 1, 1]
     assert np.isnan(success[3:]).all()
+
+
+def test_envs_of_the_views_only_the_teachers_and_the_students_matter():
+    envs = tsalign.make_envs(of_this_file("Spoken-v0"), 2)
+    tsalign.reset_envs(envs, seed=0)
+    obs, *_ = tsalign.step_envs(envs, torch.tensor([0, 1]))
+    assert obs["teacher"].shape == (2, 3)
+    assert obs["student"].shape == (2, 2)
 
 
 def test_envs_draw_student_reaches_a_vector_form_and_each_single_environment():
@@ -1890,7 +1908,7 @@ def test_loop_stops_where_a_loss_is_not_finite(monkeypatch, tmp_path):
 
     monkeypatch.setitem(METHODS, "diverges", Method(diverge))
     config = small_config(method="diverges", total_steps=256, out=str(tmp_path))
-    with pytest.raises(RunStopped, match="distance.* up to 64 environment steps"):
+    with pytest.raises(RunStopped, match="distance.* ends at 64 environment steps"):
         tsalign.train(config)
 
 
@@ -2047,7 +2065,9 @@ def test_run_result_appears_last_and_each_file_at_once(tmp_path, monkeypatch):
     train_small(tmp_path, monkeypatch)
     assert [name for name, _ in seen] == [
         "config.json",
+        "log.csv",
         "checkpoint.pt",
+        "log.csv",
         "checkpoint.pt",
         "result.json",
     ]
@@ -2095,12 +2115,12 @@ def test_run_that_is_finished_is_kept_unless_overwrite_is_said(tmp_path, monkeyp
     assert set(contents(config.folder)) == RUN_FILES
 
 
-def test_run_that_is_being_overwritten_has_no_result_until_it_ends(tmp_path, monkeypatch):
+def test_run_that_is_being_overwritten_has_no_files_of_the_old_one(tmp_path, monkeypatch):
     config, _ = train_small(tmp_path, monkeypatch)
     monkeypatch.setattr(tsalign, "evaluate", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         tsalign.train(small_config(total_steps=128, out=str(tmp_path), overwrite=True))
-    assert not (config.folder / "result.json").exists()
+    assert set(contents(config.folder)) == {"config.json"}
 
 
 def test_run_load_refuses_a_folder_without_a_run_and_half_a_checkpoint(
@@ -2121,7 +2141,7 @@ def test_run_load_refuses_a_folder_without_a_run_and_half_a_checkpoint(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file that is full")
-@pytest.mark.parametrize("name", ["log.csv", "checkpoint.tmp", "curve.png", "result.tmp"])
+@pytest.mark.parametrize("name", ["log.tmp", "checkpoint.tmp", "curve.png", "result.tmp"])
 def test_run_stops_in_one_line_where_the_disk_gets_full(
     name, tmp_path, monkeypatch, capsys
 ):

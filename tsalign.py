@@ -3,8 +3,8 @@
 A teacher that sees more than its student learns behaviour that the student cannot imitate.
 Here two encoders are trained with a contrastive loss into one shared embedding, which keeps
 only what both can see. PPO trains the policy on that embedding and may not touch the
-encoders. So the teacher's policy can depend only on what the student sees, too, and the
-student runs the same policy on its own encoder.
+encoders. So, as far as the embedding hides the rest, the teacher's policy depends only on
+what the student sees, too, and the student runs the same policy on its own encoder.
 
     python tsalign.py --env tunnelvision         # or collecthealth, seen by a camera
 
@@ -24,8 +24,9 @@ Where the paper's equations are:
 Left out: recurrent policies, running observation normalisation, several GPUs.
 Marks: [ppo] a usual PPO default; [ours: reason] our choice. Of what follows, the paper
 states the equations and the phases; it gives no settings.
-Shapes: T time steps, N environments, B batch, M pairs in memory, D embedding, A actions,
-H W C image; ... stands for the shape of one view or one action.
+Shapes: T time steps, N environments, B batch, M pairs of views, D embedding, A actions,
+E episodes, H W C image; ... stands for the shape of one view or one action. z is always an
+embedding, a vector of norm 1.
 """
 
 import argparse
@@ -33,6 +34,7 @@ import ast
 import copy
 import csv
 import importlib
+import io
 import json
 import math
 import signal
@@ -109,10 +111,10 @@ class Config:
     )
     rollout_steps: int = setting(16, "T, steps of each environment in a cycle [ours]")
     embedding_dim: int = setting(
-        64, "D, size of the embedding [ours: with 32 more seeds failed]"
+        64, "D, size of the embedding [ours: at 32, more seeds failed]"
     )
     width: int = setting(
-        128, "hidden units of all networks [ours: with 64 more seeds failed]"
+        128, "hidden units of all networks [ours: at 64, more seeds failed]"
     )
 
     # Phase one: the shared embedding
@@ -129,13 +131,13 @@ class Config:
     )
     encoder_lr: float = setting(1e-3, "Adam's rate at first [ours: .003 was too fast]")
     encoder_batch: int = setting(
-        128, "pairs in a minibatch [ours: with few large ones more leaked]"
+        128, "pairs in a minibatch [ours: fewer, larger ones leaked more]"
     )
     encoder_updates: int = setting(16, "minibatches in a cycle [ours: 32 were no better]")
     pairs_every: int = setting(
         48,
-        "of every 48 steps one is chosen, at which each environment gives a pair of "
-        "views [ours: pictures may be dear]",
+        "one step in so many, chosen at random, gives a pair of views from each "
+        "environment [ours: drawing may be slow]",
     )
     pairs_memory: int = setting(8192, "M, how many of the last pairs are kept [ours]")
 
@@ -192,12 +194,12 @@ def entropy_weight(config: Config, progress: float) -> float:
 
 
 def align_weight(config: Config, progress: float) -> float:
-    """Weight of Eq. (7): 0 in the first fifth; then it grows, and is whole at half time.
+    """Weight of Eq. (7): 0 in the first fifth; then it grows until half time.
 
     While it is 0, the teacher's embedding may tell what only the teacher sees, and the
-    policy learns the task from that. As the weight grows that is hidden, and the policy has
-    only to learn to look before it acts [ours: with the whole weight from the start,
-    policies learned more slowly, and some never learned to look].
+    policy learns the task from that. As the weight grows this is hidden, and the policy has
+    only to learn how to do without: in our tasks, to look before it acts [ours: with the
+    full weight from the start, policies learned more slowly, and some never did].
     """
     return config.lambda_align * min(max((progress - 0.2) / 0.3, 0.0), 1.0)
 
@@ -208,7 +210,7 @@ def align_weight(config: Config, progress: float) -> float:
 def info_nce_loss(
     z_teacher: Tensor, z_student: Tensor, inverse_temperature: Tensor
 ) -> Tensor:  # (B, D), (B, D), () -> ()
-    """Eq. (6): of all views in the minibatch, the partner should be the most similar one.
+    """Eq. (6): of all views of the other agent, the partner should be the most similar.
 
         teacher to student:  - mean_i log( exp(s zT_i . zS_i) / sum_j exp(s zT_i . zS_j) )
         student to teacher:  - mean_i log( exp(s zT_i . zS_i) / sum_j exp(s zT_j . zS_i) )
@@ -264,7 +266,8 @@ def imitation_kl(
 
         reward for PPO:  r - lambda1 KL        PPO's loss:  L + lambda2 mean KL
 
-    `train_policy` adds both. There a proxy stands for the student, see `Networks`.
+    `train_policy` adds both. In place of the student it has a proxy: a network that
+    imitates the student but reads the teacher's view, so no student's view need be drawn.
     """
     return kl_divergence(teacher, proxy)  # Eq. (10)
 
@@ -289,8 +292,8 @@ class Encoder(nn.Module):
         is_bounded = is_finite & (space.high > space.low)
         # `outputs` maps low .. high to -1 .. 1. An entry without bounds gets -1 and 1, so
         # that it stays as it is, until `fit_input_range` has seen its values.
-        low = np.where(is_bounded, space.low, -1)
-        high = np.where(is_bounded, space.high, 1)
+        low = np.where(is_bounded, space.low, -1.0)
+        high = np.where(is_bounded, space.high, 1.0)
         self.register_buffer("is_bounded", torch.tensor(is_bounded))  # (...)
         self.register_buffer("low", torch.tensor(low, dtype=torch.float32))  # (...)
         self.register_buffer("high", torch.tensor(high, dtype=torch.float32))  # (...)
@@ -335,11 +338,11 @@ class Encoder(nn.Module):
     def fit_input_range(self, obs: Tensor) -> None:  # (B, ...), the first views
         """Set low and high of some entries to the least and largest values in `obs`.
 
-        These are the entries without bounds, and those whose bounds are more than ten times
-        as far apart as their least and largest value: mapped to -1 .. 1, such an entry
-        would hardly change [ours]. An entry that is constant in `obs` keeps its bounds; if
-        it has none, they are set to 1 below and 1 above. In an image all pixels of a
-        channel count as one entry.
+        An entry gets these if it has no bounds, or if its values span less than a tenth of
+        its bounds: mapped by those, it would hardly change [ours]. An entry that is
+        constant in `obs` keeps its bounds. If it has none, they are set as far above and
+        below as it is large, and at least 1. In an image all pixels of a channel count as
+        one entry.
         """
         values = obs.float()
         if self.is_image:
@@ -348,13 +351,14 @@ class Encoder(nn.Module):
         least = values.amin(0)
         largest = values.amax(0)
         varies = largest > least
-        is_too_wide = self.high - self.low > 10 * (largest - least)
+        is_too_wide = self.high - self.low > 10 * (largest - least)  # or a constant
         needs_range = varies & (is_too_wide | ~self.is_bounded)
         self.low = torch.where(needs_range, least, self.low)
         self.high = torch.where(needs_range, largest, self.high)
         is_unbounded_constant = ~varies & ~self.is_bounded
-        self.low = torch.where(is_unbounded_constant, least - 1, self.low)
-        self.high = torch.where(is_unbounded_constant, least + 1, self.high)
+        margin = least.abs().clamp(min=1)
+        self.low = torch.where(is_unbounded_constant, least - margin, self.low)
+        self.high = torch.where(is_unbounded_constant, least + margin, self.high)
 
 
 class Critic(Encoder):
@@ -423,8 +427,10 @@ class Networks(nn.Module):
         self.student = Encoder(views["student"], *sizes)
         self.policy = Policy(envs.single_action_space, *sizes)
         self.critic = Critic(views["teacher"], config.width)
-        self.log_inverse_temperature = nn.Parameter(
-            torch.tensor(config.inverse_temperature).log()
+        self.log_inverse_temperature = (
+            nn.Parameter(  # the logarithm, so that s stays above 0
+                torch.tensor(config.inverse_temperature).log()
+            )
         )
         self.student_policy = (
             copy.deepcopy(self.policy) if method.has_student_policy else None
@@ -478,15 +484,15 @@ class Networks(nn.Module):
 def make_envs(env: str, num_envs: int) -> VectorEnv:
     """N copies of a registered environment; observations are Dict(teacher, student).
 
-    `env` may end in arguments: "tunnelvision,rows=7,cols=15". No environment resets itself
-    when an episode ends, so a step always returns the true next observation; `reset_envs`
-    starts the next episode. Some environments are registered with a vector form of their
-    own. It is used if it does not reset itself either; otherwise N single copies are
-    stepped one after the other. Raises BadInput.
+    `env` may end in arguments, without commas in their values: "tunnelvision,rows=7". No
+    environment resets itself when an episode ends, so a step always returns the true next
+    observation; `reset_envs` starts the next episode. If the environment is registered with
+    a vector form of its own, that is used, unless it resets itself; then N single copies
+    are stepped one after the other. Raises BadInput.
     """
     name, *arguments = env.split(",")
     module, _, env_id = ENVS.get(name, name).rpartition(":")
-    imported_file = ""  # named in the error: it may not be the file that the user meant
+    imported_file = ""  # for the error: Python may have found another file of that name
     try:
         if module:
             file = getattr(import_user_module(module), "__file__", module)
@@ -606,7 +612,7 @@ def reset_envs(envs: VectorEnv, seed: int | None = None, ended=None) -> dict:
     """New episodes, everywhere or where `ended` (N,) is true -> the observation of all."""
     options = None if ended is None else {"reset_mask": ended}
     obs, _ = envs.reset(seed=seed, options=options)
-    check_finite(obs)
+    check_finite({agent: obs[agent] for agent in AGENTS})
     return obs
 
 
@@ -615,7 +621,7 @@ def step_envs(envs: VectorEnv, action: Tensor):
     env_action = to_env_action(envs.single_action_space, action)
     obs, reward, terminated, truncated, info = envs.step(env_action)
     reward = np.asarray(reward, np.float32)
-    check_finite({**obs, "reward": reward})
+    check_finite({agent: obs[agent] for agent in AGENTS} | {"reward": reward})
     success = np.full(envs.num_envs, np.nan)
     if "is_success" in info:
         # Some environments may report it and others not; Gymnasium marks those that do.
@@ -639,8 +645,8 @@ def check_finite(values: dict[str, np.ndarray]) -> None:
 def set_draw_student(envs: VectorEnv, draws: bool) -> None:
     """Say whether the student's view that the next step or reset returns will be used.
 
-    An environment with an attribute `draw_student` may return any view while that is False,
-    because drawing is what takes time. Others always draw it.
+    An environment with an attribute `draw_student` may return any finite view while that is
+    False, because drawing is what takes time. Others always draw it.
     """
     base = envs.unwrapped
     singles = [env.unwrapped for env in getattr(base, "envs", [])]
@@ -703,10 +709,10 @@ def collect(
 ) -> tuple[Rollout, Pairs | None, dict]:  # keeps_pairs: (T + 1,)
     """The teacher acts for T steps (Section IV) -> rollout, pairs, the next observation.
 
-    keeps_pairs[t] says whether the pairs of step t are kept, one pair per environment. The
-    student's view at step t is rendered when the environments take step t - 1, or are reset
-    after it. So they are told about t + 1 before they take step t, and the last entry,
-    keeps_pairs[T], is about the first step of the next call.
+    keeps_pairs[t] says whether the pairs of step t are kept, one pair per environment.
+    Step t - 1, or the reset after it, already returns the student's view of step t. So
+    before step t the environments are told whether the view of t + 1 is needed; the last
+    entry, keeps_pairs[T], is for the first step of the next call.
     """
     device = nets.log_inverse_temperature.device
     steps = []
@@ -734,6 +740,7 @@ def collect(
         steps.append(step)
         if done.any():
             obs = reset_envs(envs, ended=done)
+    # From lists of tuples to one tuple of tensors, field by field.
     rollout = Rollout(*map(torch.stack, zip(*steps)))  # (T, N, ...)
     kept = Pairs(*map(torch.cat, zip(*pairs))) if pairs else None  # (M, ...)
     return rollout, kept, obs
@@ -776,7 +783,7 @@ def train_embedding(
     """Phase one: both encoders and s of Eq. (6) are trained by Eq. (9) -> mean losses.
 
     "bits" is how well an embedding picks its partner out of the B in the minibatch: log2(B)
-    less Eq. (6) in bits. It is 0 for a blind guess, and log2(B) at best.
+    minus Eq. (6) in bits. It is 0 for a blind guess, and log2(B) at best.
     """
     # Section IV-D: Eq. (8) runs through the policy but may only move the encoders. So it
     # gets a copy of the policy that takes no gradient.
@@ -933,9 +940,10 @@ def train_policy(
     reward = rollout.reward  # (T, N)
     with torch.no_grad():
         if method.has_proxy:  # SITT penalises states in which the student cannot follow
-            # Eq. (10) shall move the teacher to the proxy and not the proxy to the teacher,
-            # although both use nets.policy. So the proxy's logits are computed once, with a
-            # copy of the policy, which also keeps the standard deviation of a Gaussian.
+            # PPO's loss should pull the teacher to the proxy, and not the proxy to the
+            # teacher. So the proxy's distribution is a constant: its logits are computed
+            # once, and a copy of the policy, which is not trained, makes both them and the
+            # distribution.
             policy_before = copy.deepcopy(nets.policy)
             logits_proxy = policy_before(nets.proxy(obs_teacher))  # (T*N, A)
             teacher_acts = policy_before.distribution(policy_before(z_teacher))
@@ -979,8 +987,8 @@ def train_policy(
         )
         loss = weighted_ppo_loss(log, nets.policy, config, progress)
         if method.has_proxy:
-            proxy_acts = policy_before.distribution(logits_proxy[i])
-            log["penalty"] = imitation_kl(distribution, proxy_acts).mean()
+            proxy_target = policy_before.distribution(logits_proxy[i])
+            log["penalty"] = imitation_kl(distribution, proxy_target).mean()
             # Eq. (10), in the policy's loss
             loss = loss + config.sitt_lambda2 * log["penalty"]
         take_step(optimizer, loss, config.max_grad_norm)
@@ -998,10 +1006,10 @@ def train_bc_student(
 ) -> Losses:
     """Behaviour cloning: maximise the likelihood [ours] of the teacher's actions.
 
-    The teacher is trained by now and stays as it is. The student is trained in the last
-    `student_share` of the cycles only, a quarter, so it gets four times the updates in
-    each: in all as many as in other methods. `progress` is not used here; all functions
-    that train on pairs are called alike.
+    The teacher is trained by now and stays as it is. The student is trained only in the
+    last quarter of the cycles (`Method.student_share`), with four times the updates in
+    each: in all as many as in other methods. `progress` is unused, because all functions
+    that train on pairs take the same arguments.
     """
     updates = round(config.encoder_updates / find_method(config.method).student_share)
     logs = []
@@ -1020,13 +1028,13 @@ def train_sitt_student(
 
     Written from the description in arXiv 2412.09149. Each imitates embeddings and logits,
     by L1 distances. The teacher's encoder and the policy are not trained here, only in
-    `train_policy`, where the proxy stands for the student in Eq. (10). `progress` is not
-    used here, either.
+    `train_policy`, where the proxy stands for the student in Eq. (10). `progress` is
+    unused here, too.
     """
     policy = copy.deepcopy(nets.policy).requires_grad_(False)
     logs = []
     for batch in draw_pairs(pairs, config.encoder_batch, config.encoder_updates):
-        z_teacher = nets.teacher(batch.obs_teacher).detach()  # (B, D): a constant aim
+        z_teacher = nets.teacher(batch.obs_teacher).detach()  # (B, D): a constant target
         z_student = nets.student(batch.obs_student)  # (B, D)
         z_proxy = nets.proxy(batch.obs_teacher)  # (B, D)
         logits_student = policy(z_student)  # (B, A)
@@ -1048,12 +1056,13 @@ class Method(NamedTuple):
     policy_gradient_reaches_encoder: bool = False  # the paper's point is that it does not
     has_student_policy: bool = False  # the student has a policy network of its own
     has_proxy: bool = False  # SITT's imitation of the student
-    # 1: each cycle has both phases. Below 1: the last cycles, this share of them, have only
-    # the training on pairs, and those before them only PPO.
+    # 1: each cycle has both phases. Between 0 and 1: the last cycles, this share of them,
+    # have only the training on pairs, and those before them only PPO.
     student_share: float = 1.0
     paper: dict = {}  # environment -> (teacher, student) in the paper's Table I
 
 
+# Settings that only methods with Eq. (9), or with Eq. (10), read.
 EQ_9 = ("lambda_align", "lambda_stab", "inverse_temperature")
 EQ_10 = ("sitt_lambda1", "sitt_lambda2")
 METHODS = {
@@ -1150,7 +1159,8 @@ def play_episodes(
         episode_steps += 1
         if episode_steps.max() > step_limit:
             raise BadInput(
-                f"an episode goes on after {step_limit} steps: register max_episode_steps"
+                f"an episode goes on after {step_limit} steps: register max_episode_steps, "
+                "or raise --episode-limit"
             )
         ended = terminated | truncated
         counts = ended & (n_finished < episodes_each)
@@ -1241,9 +1251,9 @@ def training_loop(
     """Each cycle: collect, train the policy, train the encoders -> the rows of the log.
 
     The paper names the encoders (phase one) first. As the phases alternate, the order only
-    changes how a run begins and ends. Here the policy is first: it learns from the z that
-    were stored while collecting, and no encoder has been trained since. (Only the input
-    ranges are set in between, once, in the first cycle.)
+    changes how a run begins and ends. Here the policy comes first, so that the z stored
+    while collecting are still what the encoder returns. (In the first cycle that is not
+    quite so, as the input ranges are set in between.)
     """
     method = find_method(config.method)
     policy_optimizer, pairs_optimizer = make_optimizers(nets, config)
@@ -1257,7 +1267,7 @@ def training_loop(
         n_ppo = first_cycle
     keeps_pairs = plan_pairs(n_cycles, first_cycle, config)
     rng = np.random.default_rng(config.seed)
-    seeds = rng.integers(2**30, size=n_cycles + 1).tolist()  # engines in C take no more
+    seeds = rng.integers(2**30, size=n_cycles + 1).tolist()  # some simulators take no more
 
     set_draw_student(envs, bool(keeps_pairs[0]))
     obs = reset_envs(envs, seed=seeds[0])  # the other seeds are for the evaluations
@@ -1311,7 +1321,9 @@ def training_loop(
                     save_log(config, rows)
                     save_checkpoint(config, nets)
         except (BadInput, RunStopped) as error:
-            message = f"{error}; stopped in the cycle up to {env_steps} environment steps"
+            message = (
+                f"{error}; stopped in the cycle that ends at {env_steps} environment steps"
+            )
             raise RunStopped(message) from error
     return rows
 
@@ -1336,7 +1348,7 @@ def pick_device(name: str) -> torch.device:
     elif name == "auto":
         name = "cpu"
     try:
-        torch.zeros(1, device=name).cpu()  # fails also on a device that holds no data
+        torch.zeros(1, device=name).cpu()  # fails also on "meta", which holds no data
         return torch.device(name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise BadInput(f"device {name!r} is not available: {first_line(error)}") from error
@@ -1397,7 +1409,8 @@ def open_folder(config: Config) -> None:
         write_at_once(
             config.folder / "config.json", json.dumps(asdict(config), indent=2) + "\n"
         )
-        result.unlink(missing_ok=True)
+        for name in ("result.json", "log.csv", "curve.png", "checkpoint.pt"):
+            (config.folder / name).unlink(missing_ok=True)  # of the run that is replaced
     except OSError as error:
         raise BadInput(f"cannot write to {config.folder}: {error.strerror}") from error
 
@@ -1414,7 +1427,7 @@ def saving(config: Config):
 
 
 def write_at_once(path: Path, content: str) -> None:
-    """Write a file so that it is either whole or not there."""
+    """Write a file so that it is either whole or as it was before."""
     unfinished = path.with_suffix(".tmp")
     unfinished.write_text(content)
     unfinished.replace(path)
@@ -1456,10 +1469,11 @@ def save_log(config: Config, rows: list[dict]) -> None:
     columns = {}  # a dict keeps the order in which names first came
     for row in rows:
         columns.update(row)
-    with open(config.folder / "log.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, list(columns))
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_at_once(config.folder / "log.csv", text.getvalue())
 
 
 def save_checkpoint(config: Config, nets: Networks) -> None:
@@ -1534,7 +1548,8 @@ def checked(config: Config) -> Config:
 def check_ranges(config: Config) -> None:
     """Raises BadInput for a number that is too small or too large."""
     may_be_0 = ("seed", "total_steps")
-    # A single pair has no negatives, and a single step has a normalised advantage of 0.
+    # A single pair has no negatives, and a single step has a normalised advantage of 0: a
+    # rollout needs two steps even if it has one environment.
     least = {"encoder_batch": 2, "ppo_batch": 2, "rollout_steps": 2}
     most = {"gamma": 1, "gae_lambda": 1, "inverse_temperature": 100}
     for f in fields(Config):
@@ -1544,9 +1559,11 @@ def check_ranges(config: Config) -> None:
             smallest = least.get(f.name, 1)
         if f.name == "sitt_lambda1":
             smallest = -math.inf  # below 0, Eq. (10) is a bonus: an experiment
-        largest = most.get(f.name, 2**63 - 1)  # the largest seed that torch takes
-        if f.type in (int, float) and not smallest <= value <= largest:
-            raise BadInput(f"{f.name} must be from {smallest} to {largest}, not {value}")
+        if f.type in (int, float) and value < smallest:
+            raise BadInput(f"{f.name} must be at least {smallest}, not {value}")
+        largest = most.get(f.name, 2**63 - 1)  # no larger whole number fits into a tensor
+        if f.type in (int, float) and value > largest:
+            raise BadInput(f"{f.name} must be at most {largest}, not {value}")
     if config.inverse_temperature == 0:
         raise BadInput("inverse_temperature must be above 0")
 
@@ -1613,7 +1630,7 @@ def main(arguments: list[str] | None = None) -> None:
     except RunStopped as error:
         fail(str(error), code=1)
     except KeyboardInterrupt:
-        fail("interrupted; the last evaluation's weights stay in the run folder", code=130)
+        fail("interrupted; what the last evaluation saved stays in the folder", code=130)
     print_result(config, result)
 
 
