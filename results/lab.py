@@ -42,8 +42,7 @@ RUN = [*KEY, "kind", "T", "S", "gap", "env_steps", "student_views", "eval_episod
 RUN += ["seconds", "device", "torch", "defaults"]
 COLOURS = {"ours": "tab:blue", "no-align": "tab:orange", "no-stability": "tab:green"}
 COLOURS |= {"policy-gradient": "tab:purple", "bc": "tab:red", "sitt": "tab:brown"}
-COLOURS |= {"ours, sparing": "tab:cyan", "ours, half the steps": "navy"}
-COLOURS |= {"dagger": "tab:olive", "asymmetric": "tab:pink"}
+COLOURS |= {"ours, sparing": "tab:cyan", "dagger": "tab:olive", "asymmetric": "tab:pink"}
 COLOURS |= {"ppo": "black", "sb3": "tab:gray"}
 T_QUANTILES = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262]  # 97.5 %
 

@@ -1,7 +1,7 @@
 """RobotEye-v0: a robot with an eye, simulated and drawn by MuJoCo.
 
     MUJOCO_GL=egl python tsalign.py --env results.camera.robot:RobotEye-v0
-    MUJOCO_GL=egl python -m results.camera.robot        # scripted players, speed
+    MUJOCO_GL=egl python -m results.camera.robot        # a scripted player, speed
 
 What to install: see camera_view.py.
 
@@ -252,7 +252,7 @@ def room_renderer(size: int) -> mujoco.Renderer:
 gym.register("RobotEye-v0", vector_entry_point=RobotEyeVectorEnv, max_episode_steps=120)
 
 
-# --- Scripted players: what can be done from each view ------------------------------------
+# --- A scripted player: what can be done from the picture alone ---------------------------
 
 # The rays through the student's pixels, per length along the eye's axis, and which of them
 # meet the floor where the base will soon be if it drives ahead.
@@ -276,29 +276,15 @@ def scripted_student(picture: np.ndarray) -> np.ndarray:  # (S, S, 3) -> (3,)
     return np.array([0.2, aside, 2 * goal_left])
 
 
-def scripted_teacher(view: np.ndarray) -> np.ndarray:  # (23,) -> (3,)
-    """Knows where everything is: straight to the goal, around the rest, without turning."""
-    things = view[:16].reshape(4, 4)
-    cos, sin = things[GOAL, 2:]
-    aside = 0.0  # to the left of the way to the goal
-    ways = to_body(things[None, 1:, :2] * SPAN, cos, sin)[0]
-    for along, across in ways:
-        if 0 < along < 1 and abs(across) < 0.6:
-            aside += -1.5 if across > 0 else 1.5
-    drive = np.array([cos - aside * sin, sin + aside * cos])
-    return np.append(drive / np.abs(drive).max(), 0.0)
-
-
-def play(player, view: str, episodes: int, turns: bool = True) -> float:
-    """The success of a player that gets one view, in episodes of the seeds 0, 1, ..."""
+def play(episodes: int, turns: bool = True) -> float:
+    """The success of the scripted student in episodes of the seeds 0, 1, ..."""
     env = RobotEyeVectorEnv()
-    env.draw_student = view == "student"
     n_successes = 0
     for seed in range(episodes):
         obs, _ = env.reset(seed=seed)
         ended = False
         while not ended:
-            action = player(obs[view][0]) * [1, 1, turns]
+            action = scripted_student(obs["student"][0]) * [1, 1, turns]
             obs, _, terminated, truncated, _ = env.step(action[None])
             ended = terminated[0] or truncated[0]
         n_successes += terminated[0]
@@ -317,8 +303,7 @@ def time_step(draws: bool, n_steps: int = 20) -> float:
 
 
 if __name__ == "__main__":
-    print(f"teacher {play(scripted_teacher, 'teacher', 200):.3f}")
-    print(f"student {play(scripted_student, 'student', 200):.3f}")
-    print(f"student, not turning {play(scripted_student, 'student', 200, False):.3f}")
+    print(f"scripted student {play(200):.3f}")
+    print(f"scripted student that does not turn {play(200, turns=False):.3f}")
     microseconds = [1e6 * time_step(draws) for draws in (False, True)]
     print("a step without and with a picture, microseconds:", *map(round, microseconds))
