@@ -5,9 +5,9 @@
     python -m results.claims align --report     # redraws from align.csv
 
     align      Eq. (7): success and leak over lambda_align; 5 seeds, 8 minutes
-    stability  Eq. (8): how many of 10 seeds fail with and without it; Table I's runs
+    stability  Eq. (8): how many of 20 seeds fail with and without it; 7 minutes
     sitt       SITT's lambda1: is it hard to tune? tuning seeds 100-102, 10 minutes
-    pairs      how few pairs of views are enough, and what breaks first; 5 seeds, 15 minutes
+    pairs      how few pairs of views are enough, and what breaks first; 5 seeds, 20 minutes
     baselines  do bc and sitt lose by having one pair in 48? 3 seeds, 6 minutes
     settings   six environments at one set of settings; 10 seeds, 10 minutes
     late       is a learned policy lost again? the README's Cue, 30 seeds, 1 minute

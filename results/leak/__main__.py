@@ -1,6 +1,6 @@
 """How much of what only the teacher sees is in its embedding? What is measured: probes.py.
 
-    python -m results.leak --jobs 2              # Table I's runs, seeds 0-4: 18 minutes
+    python -m results.leak --jobs 2              # Table I's runs, seeds 0-4: 13 minutes
     python -m results.leak RUN ... --results DIR # any runs of the two environments
     python -m results.leak --report              # redraws from leak.csv
 
