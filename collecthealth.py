@@ -1,13 +1,14 @@
 """CollectHealth-v0: a 3D room that the teacher knows and the student sees through a camera.
 
-Written in NumPy from the paper's description (Section V-A); its code is not public. What
-the paper states is marked [paper] below, what it leaves open and we chose [ours].
+Written in NumPy from the description in arXiv 2605.28372, Section V-A; its code is not
+public. What the paper states is marked [paper] below where it matters, and what it leaves
+open and we chose [ours].
 Miniworld's registered CollectHealth is a different task (18 kits, health that decays, no
 end at the walls), and Miniworld is no longer maintained. Run this file for a picture and
 the speed: `python collecthealth.py`.
 
 Lengths are metres, angles radians and counter-clockwise. In the room x points east and y
-north; seen from the agent, a place is so far ahead and so far to the left.
+north; the agent's own coordinates are `ahead` and `left`.
 Shapes: N sub-environments, M of their rooms that are drawn, K boxes, H W picture, R rays.
 """
 
@@ -28,10 +29,10 @@ N_TURNS = 12  # of these are a full circle
 
 COLLECT_RADIUS = 0.6  # [ours]
 WALL_MARGIN = 0.3  # [ours] the agent touches a wall at this distance
-SPAWN_MARGIN = 1.0  # [ours]
+SPAWN_MARGIN = 1.0  # [ours] agent and boxes begin at least this far from the walls
 BOX_RADIUS = 0.25  # [ours] a box is an upright cylinder
 BOX_HEIGHT = 0.6  # [ours]
-CAMERA_HEIGHT = 1.0  # [ours] half the walls' height of 2, so the horizon halves the wall
+CAMERA_HEIGHT = 1.0  # [ours] walls are always twice as high: the horizon halves them
 MIN_DEPTH = 1e-3  # of a box, metres: the camera may be inside its cylinder
 
 BOX_REWARD = 1.0  # [paper: a reward, ours: its size]
@@ -75,7 +76,7 @@ class Boxes(NamedTuple):
 
 
 class CollectHealthVectorEnv(gym.vector.VectorEnv):
-    """N rooms, stepped and seen at once; `CollectHealthEnv` below is a slice of one.
+    """N rooms, stepped and seen at once; `CollectHealthEnv` below is a single one.
 
     Description:
         Five health boxes lie at random places in a square room [paper]. The agent walks
@@ -109,13 +110,15 @@ class CollectHealthVectorEnv(gym.vector.VectorEnv):
         view_height, view_width: size of the student's picture in pixels, at least 4 each.
         The height is even: the horizon lies between two rows.
 
-    Sub-environments that have ended stay as they are until
-    `reset(options={"reset_mask": done})`. Sub-environment i draws from a generator of its
-    own, seeded with seed + i, as in Gymnasium's `SyncVectorEnv`. Raises ValueError for bad
-    arguments, gymnasium.error.ResetNeeded for a step before the reset.
+    Before the next step, those that have ended have to be reset by
+    `reset(options={"reset_mask": done})`; the others stay as they are. Sub-environment i
+    draws from a generator of its own, seeded with seed + i, as in Gymnasium's
+    `SyncVectorEnv`. Raises ValueError for bad arguments, gymnasium.error.ResetNeeded for a
+    step before the reset.
 
     The attribute `draw_student` is True at first. While it is False, nothing is drawn: step
-    and reset return an older picture for the student, and the teacher's view as always.
+    and reset return an older picture for the student (a black one at first), and the
+    teacher's view as always.
     From the first step or reset after it was set back to True, all pictures are true.
     """
 
@@ -191,8 +194,8 @@ class CollectHealthVectorEnv(gym.vector.VectorEnv):
     ) -> tuple[dict, dict]:
         """Start new episodes where `options["reset_mask"]` (N,) is true, by default in all.
 
-        `seed` is that of sub-environment 0, or a list of all N; None draws on from the
-        generators as they are. Returns the two views of all N, and info.
+        `seed` is that of sub-environment 0, or a list of all N; with None the generators
+        simply go on. Returns the two views of all N, and info.
         """
         mask = read_reset_mask(options, self.num_envs)
         low = SPAWN_MARGIN
@@ -221,7 +224,8 @@ class CollectHealthVectorEnv(gym.vector.VectorEnv):
             raise gym.error.ResetNeeded(
                 'call reset() or reset(options={"reset_mask": done}) first'
             )
-        if action.shape != (self.num_envs,) or ((action < 0) | (action > 9)).any():
+        fits = action.shape == (self.num_envs,) and np.issubdtype(action.dtype, np.integer)
+        if not fits or ((action < 0) | (action >= N_ACTIONS)).any():
             raise ValueError(f"actions must be {self.num_envs} integers from 0 to 9")
         crashed = self._move_or_turn(action)
         n_collected = self._collect(crashed)
@@ -246,7 +250,7 @@ class CollectHealthVectorEnv(gym.vector.VectorEnv):
         low = WALL_MARGIN
         high = self.room - WALL_MARGIN
         crashed = ((target <= low) | (target >= high)).any(axis=1)
-        # It stops where it touches the wall: the last views are from inside the room, too.
+        # It ends beside the wall, not beyond it: the last views are from inside the room.
         self.position = target.clip(low, high)
         self.turns[action == TURN_LEFT] += 1
         self.turns[action == TURN_RIGHT] -= 1
@@ -254,7 +258,10 @@ class CollectHealthVectorEnv(gym.vector.VectorEnv):
         return crashed
 
     def _collect(self, crashed: np.ndarray) -> np.ndarray:  # (N,) -> (N,)
-        """Collect the boxes within reach, but none where the agent crashed -> how many."""
+        """Collect the boxes within reach, but none where the agent crashed.
+
+        Returns how many each agent collects.
+        """
         offset = self.boxes - self.position[:, None]  # (N, K, 2)
         is_near = (offset**2).sum(axis=2) <= COLLECT_RADIUS**2  # (N, K)
         collected = self.present & is_near & ~crashed[:, None]
@@ -270,7 +277,8 @@ class CollectHealthVectorEnv(gym.vector.VectorEnv):
     ) -> dict[str, np.ndarray]:  # (N,) -> (N, 6 * K + 8), (N, H, W, 3)
         """The two views of one state. `changed` says whose state is new, by default all.
 
-        Only pictures of an older state are drawn anew, and none if nobody looks.
+        A picture is drawn only if its room has changed since it was last drawn, and only
+        while `draw_student` is True.
         """
         self.is_outdated |= changed
         if self.draw_student:
@@ -298,7 +306,7 @@ class CollectHealthVectorEnv(gym.vector.VectorEnv):
     def _teacher_view(self) -> np.ndarray:  # -> (N, 6 * K + 8)
         """Everything, as numbers. Lengths are in room sides, so none exceeds sqrt(2)."""
         boxes = self._find_boxes(self.index)
-        # A box exactly below the agent has no bearing: both its cosine and sine are 0.
+        # A box exactly where the agent stands has no bearing: its cosine and sine are 0.
         divisor = np.maximum(boxes.distance, 1e-9)
         columns = [
             boxes.present,
@@ -329,13 +337,14 @@ class CollectHealthVectorEnv(gym.vector.VectorEnv):
 
         They are pinhole cameras, 90 degrees wide. What lies d metres ahead, y to the left
         and h below the camera is focal * y / d pixels to the left of the picture's middle
-        and focal * h / d pixels below it. A pixel has the colour of its centre. Of boxes
-        that overlap in space the nearer is whole.
+        and focal * h / d pixels below it. A pixel has the colour of its centre. Where boxes
+        overlap, the one whose axis is nearer is painted over the other.
         """
         focal = np.float32(width / 2)  # this precision is enough for pixels
         # How far the ray through each column goes to the right on a metre ahead: -1 to 1.
         slope = ((np.arange(width) + 0.5) / focal - 1).astype(np.float32)  # (W,)
-        # The two halves of the picture, in rows counted from the horizon.
+        # The two halves of the picture, in rows counted from the horizon. The camera is at
+        # half the walls' height, so as many rows show a wall above the horizon as below.
         row = np.arange(height // 2)[:, None, None]  # (H/2, 1, 1)
         wall, wall_end = self._find_walls(rooms, slope, focal)  # (M, W) each
         upper = np.where(row < wall_end, wall, CEILING)  # (H/2, M, W)
@@ -355,6 +364,7 @@ class CollectHealthVectorEnv(gym.vector.VectorEnv):
             lower[(top_begin <= row) & (row < top_end)] = BOX_TOP
             lower[(top_end <= row) & (row < side_end)] = BOX_SIDE
 
+        # Row 0 of the upper half is its lowest, so that half is turned over.
         picture = np.concatenate([upper[::-1], lower]).swapaxes(0, 1)  # (M, H, W)
         return np.take(PALETTE, picture, axis=0)  # PALETTE[picture], but faster
 
@@ -461,12 +471,17 @@ def seen_from_agent(
 def wall_distance(
     room: float, position: np.ndarray, dx: np.ndarray, dy: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:  # (), (M, 2), (M, R), (M, R) -> (M, R), (M, R)
-    """How many (dx, dy) reach the wall ahead, and whether that is a wall of constant x."""
+    """How often (dx, dy) fits between the agent and the wall that this ray hits.
+
+    That is the distance in metres if (dx, dy) has length 1. The second result says whether
+    the wall is one of constant x.
+    """
     middle = room / 2
     from_middle = (position - middle).astype(dx.dtype)  # as precise as the rays
     x = from_middle[:, :1]  # (M, 1)
     y = from_middle[:, 1:]
-    # A ray along a wall meets it far off, instead of at a division by zero.
+    # From the agent to the wall on the side to which the ray goes, over the ray's part in
+    # that direction. A ray along a wall meets it far off, not at a division by zero.
     to_x_wall = (middle - x * np.sign(dx)) / np.maximum(np.abs(dx), 1e-6)
     to_y_wall = (middle - y * np.sign(dy)) / np.maximum(np.abs(dy), 1e-6)
     return np.minimum(to_x_wall, to_y_wall), to_x_wall < to_y_wall
@@ -478,12 +493,16 @@ def meet_box(
     """How many metres ahead each column's ray enters and leaves the cylinder of a box.
 
     After t metres ahead the ray is at t * (1, -slope). There it meets the cylinder if that
-    is a radius away from (ahead, left), which is a quadratic equation for t. If it has no
-    solutions, or the box is no longer there, both depths are infinite. If they would lie
-    behind the camera, they are MIN_DEPTH.
+    is a radius away from (ahead, left):
+
+        t^2 (1 + slope^2) - 2 t (ahead - left slope) + ahead^2 + left^2 - radius^2 = 0
+
+    Without solutions, or where the box is no longer there, both depths are infinite. Depths
+    behind the camera become MIN_DEPTH: what is so near is below the picture's lower edge.
     """
     squared_length = 1 + slope * slope  # of (1, -slope)
     middle = ahead - left * slope
+    # middle^2 - squared_length (ahead^2 + left^2 - radius^2), simplified
     discriminant = BOX_RADIUS**2 * squared_length - (left + ahead * slope) ** 2
     half = np.sqrt(np.maximum(discriminant, 0))
     enter = np.maximum((middle - half) / squared_length, MIN_DEPTH)
@@ -499,6 +518,7 @@ def rows_down_to(
 
     The point is so many metres below the camera, and `depth` metres ahead of it.
     """
+    # Pixel j counts if its centre, j + 0.5, is above the point: this is to round.
     return (focal * metres / depth + 0.5).astype(int)
 
 
@@ -547,7 +567,7 @@ class CollectHealthEnv(gym.Env):
     ) -> tuple[dict, dict]:
         """Start a new episode."""
         super().reset(seed=seed)
-        self.vector.rngs = [self.np_random]
+        self.vector.rngs = [self.np_random]  # the generator that Gymnasium keeps for us
         obs, info = self.vector.reset()
         return only_one(obs), only_one(info)
 

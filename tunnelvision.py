@@ -1,8 +1,8 @@
 """TunnelVision-v0: a grid world in which a good teacher looks where its student must look.
 
-The task is the paper's (Section V-A). What the paper states is marked [paper] below, what
-it leaves open and we chose [ours]. Run this file to see a few layouts as text:
-`python tunnelvision.py`.
+The task is the one of arXiv 2605.28372, Section V-A. What the paper states is marked
+[paper] below where it matters, and what it leaves open and we chose [ours]. Run this file
+to see a few layouts as text: `python tunnelvision.py`.
 Shapes: N sub-environments, R rows, C columns.
 """
 
@@ -38,7 +38,7 @@ CELL_PIXELS = 48
 
 
 class TunnelVisionVectorEnv(gym.vector.VectorEnv):
-    """N grids that are stepped at once; `TunnelVisionEnv` below is a slice of one.
+    """N grids that are stepped at once; `TunnelVisionEnv` below is a single one.
 
     Description:
         The agent walks from a fixed start (left, middle row) to a fixed goal (right, middle
@@ -54,7 +54,7 @@ class TunnelVisionVectorEnv(gym.vector.VectorEnv):
         eight and "none") [ours]. Then come cells, +1 if blocked or outside the grid, -1 if
         free [paper: which cells].
         teacher: all eight around the agent, clockwise from east.
-        student: three, left, centre and right of the direction that it faces.
+        student: three: ahead to the left, straight ahead, ahead to the right.
     Rewards:
         +1 at the goal, -1 for a collision, -0.01 a step [paper: signs, ours: sizes], and
         0.1 for each cell by which the Manhattan distance to the goal shrinks [ours: without
@@ -65,14 +65,16 @@ class TunnelVisionVectorEnv(gym.vector.VectorEnv):
         Terminated at the goal (`info["is_success"]`) or by a collision, truncated after
         `max_episode_steps` steps.
     Arguments:
-        rows, cols: size of the grid.
-        obstacle_density: probability that a cell off the tunnel is blocked. Below 1 there
-        are side pockets that a student without memory may not leave.
+        rows, cols: size of the grid [ours].
+        obstacle_density: probability that a cell off the tunnel is blocked [ours]. Below 1
+        there are dead ends from which a student without memory may never find its way out.
+        max_episode_steps: [ours].
 
-    Sub-environments that have ended stay as they are until
-    `reset(options={"reset_mask": done})`. Sub-environment i draws from a generator of its
-    own, seeded with seed + i, as in Gymnasium's `SyncVectorEnv`. Raises ValueError for bad
-    arguments, gymnasium.error.ResetNeeded for a step before the reset.
+    Before the next step, those that have ended have to be reset by
+    `reset(options={"reset_mask": done})`; the others stay as they are. Sub-environment i
+    draws from a generator of its own, seeded with seed + i, as in Gymnasium's
+    `SyncVectorEnv`. Raises ValueError for bad arguments, gymnasium.error.ResetNeeded for a
+    step before the reset.
     """
 
     metadata = {
@@ -135,8 +137,8 @@ class TunnelVisionVectorEnv(gym.vector.VectorEnv):
     ) -> tuple[dict, dict]:
         """Start new episodes where `options["reset_mask"]` (N,) is true, by default in all.
 
-        `seed` is that of sub-environment 0, or a list of all N; None draws on from the
-        generators as they are. Returns the two views of all N, and info.
+        `seed` is that of sub-environment 0, or a list of all N; with None the generators
+        simply go on. Returns the two views of all N, and info.
         """
         mask = read_reset_mask(options, self.num_envs)
         for i in np.flatnonzero(mask):
@@ -151,9 +153,11 @@ class TunnelVisionVectorEnv(gym.vector.VectorEnv):
         return self._observe(), {"is_success": np.zeros(self.num_envs, bool)}
 
     def _draw_layout(self, i: int) -> None:
-        """Draw the tunnel, the side pockets and the heading of sub-environment i."""
+        """Choose tunnel, dead ends and heading of sub-environment i at random."""
         rng = self.rngs[i]
-        bend_columns = range(2, self.cols - 2, 2)  # 2, 4, 6 of nine columns
+        # 2, 4, 6 of nine columns: a straight one lies between a bend and the next, or
+        # between the last bend and the goal's column.
+        bend_columns = range(2, self.cols - 2, 2)
         bend_rows = rng.integers(self.rows, size=len(bend_columns)).tolist()
         self.heading[i] = rng.integers(4)
         bends = dict(zip(bend_columns, bend_rows))
@@ -173,7 +177,8 @@ class TunnelVisionVectorEnv(gym.vector.VectorEnv):
             raise gym.error.ResetNeeded(
                 'call reset() or reset(options={"reset_mask": done}) first'
             )
-        if action.shape != (self.num_envs,) or ((action < 0) | (action > 7)).any():
+        fits = action.shape == (self.num_envs,) and np.issubdtype(action.dtype, np.integer)
+        if not fits or ((action < 0) | (action >= N_ACTIONS)).any():
             raise ValueError(f"actions must be {self.num_envs} integers from 0 to 7")
         distance_before = self._distance_to_goal()
         crashed = self._move_or_turn(action)
@@ -217,7 +222,7 @@ class TunnelVisionVectorEnv(gym.vector.VectorEnv):
         blocked = self.blocked[self.index[:, None], around[:, :, 0], around[:, :, 1]]
         # Cells are centred on 0, because that trains faster than 0 and 1.
         cells_teacher = np.where(blocked, 1, -1)  # (N, 8)
-        ahead = cells_ahead(self.heading[:, None])  # (N, 3)
+        ahead = neighbours_ahead(self.heading[:, None])  # which of the eight, (N, 3)
         cells_student = np.take_along_axis(cells_teacher, ahead, axis=1)  # (N, 3)
 
         common = [position, heading, last_action]
@@ -250,7 +255,7 @@ class TunnelVisionVectorEnv(gym.vector.VectorEnv):
         colour = np.where(self.blocked[i][:, :, None], GREY, WHITE)  # (R + 2, C + 2, 3)
         colour[tuple(self.start + 1)] = LIGHT_GREY
         colour[tuple(self.goal + 1)] = GREEN
-        for row, column in around[cells_ahead(self.heading[i])]:
+        for row, column in around[neighbours_ahead(self.heading[i])]:
             colour[row, column] = 0.55 * colour[row, column] + 0.45 * np.array(YELLOW)
 
         pixels = colour.astype(np.uint8)
@@ -308,8 +313,8 @@ def one_hot(values: np.ndarray, size: int) -> np.ndarray:  # (N,) -> (N, size)
     return np.eye(size)[values]
 
 
-def cells_ahead(heading: np.ndarray) -> np.ndarray:  # (N, 1) -> (N, 3) or () -> (3,)
-    """Which of NEIGHBOURS lie left, centre and right of the direction that an agent faces.
+def neighbours_ahead(heading: np.ndarray) -> np.ndarray:  # (N, 1) -> (N, 3) or () -> (3,)
+    """Which of NEIGHBOURS lie ahead to the left, straight ahead and ahead to the right.
 
     There are twice as many neighbours as headings, so heading h is neighbour 2h.
     """
@@ -327,6 +332,7 @@ def cell_pixels(
 
 def draw_frame(pixels: np.ndarray) -> None:  # (48, 48, 3)
     """Paint a blue frame, three pixels wide, a little inside the cell."""
+    # Pixel 0 belongs to the grid's line, so the margins differ by one.
     is_frame = np.zeros(pixels.shape[:2], bool)
     is_frame[2:-1, 2:-1] = True
     is_frame[5:-4, 5:-4] = False
@@ -334,7 +340,7 @@ def draw_frame(pixels: np.ndarray) -> None:  # (48, 48, 3)
 
 
 def draw_arrow(pixels: np.ndarray, heading: int) -> None:  # (48, 48, 3)
-    """Paint a red triangle whose tip points where the agent faces."""
+    """Paint a red wedge that narrows to where the agent faces."""
     from_middle = np.arange(CELL_PIXELS) / CELL_PIXELS - 0.5
     down = from_middle[:, None]
     right = from_middle[None, :]
@@ -363,7 +369,7 @@ class TunnelVisionEnv(gym.Env):
     ) -> tuple[dict, dict]:
         """Start a new episode."""
         super().reset(seed=seed)
-        self.vector.rngs = [self.np_random]
+        self.vector.rngs = [self.np_random]  # the generator that Gymnasium keeps for us
         obs, info = self.vector.reset()
         return only_one(obs), only_one(info)
 

@@ -1,9 +1,9 @@
-"""The method on one page: TunnelVision, straight down, half a minute (arXiv 2605.28372).
+"""The method of arXiv 2605.28372 on one page: TunnelVision, in half a minute.
 
     python results/one_page.py
 
 tsalign.py is the same with other environments, the baselines, and all settings as flags.
-Shapes: T steps, N environments, B minibatch, M memory, D embedding, A actions.
+Shapes: T steps, N environments, B minibatch, D embedding, A actions.
 """
 
 import sys
@@ -30,12 +30,12 @@ ENTROPY_BONUS = 0.3  # at first
 LAMBDA_ALIGN = 80.0
 LAMBDA_STAB = 0.1
 ENCODER_UPDATES = 16  # in a cycle
-LOOK_EVERY = 48  # the student's view of one step in so many is drawn
+LOOK_EVERY = 48  # one step in so many, on average, gives its pairs of views
 MEMORY = 8192  # pairs of views
 
 
 def info_nce_loss(z_teacher, z_student, inverse_temperature):  # (B, D), (B, D), () -> ()
-    """Eq. (6): of all views in the minibatch, the partner should be the most similar."""
+    """Eq. (6): of all views of the other agent, the partner should be the most similar."""
     similarity = inverse_temperature * z_teacher @ z_student.T  # (B, B)
     partner = torch.arange(len(similarity))
     both = F.cross_entropy(similarity, partner) + F.cross_entropy(similarity.T, partner)
@@ -59,7 +59,10 @@ def network(n_in, n_out):
 
 
 def embed(encoder, view):  # (..., n_in) -> (..., D)
-    """An embedding of unit norm; times sqrt(D) its entries are about 1 for the policy."""
+    """An embedding of unit norm.
+
+    Its entries are about 1 / sqrt(D), so `main` multiplies it by sqrt(D) for the policy.
+    """
     return F.normalize(encoder(view), dim=-1)
 
 
@@ -85,7 +88,7 @@ def main():
     policy = network(D, 8)
     critic = network(n_teacher, 1)  # only training needs it: it sees what the teacher sees
     log_s = nn.Parameter(torch.tensor(30.0).log())  # s is Eq. (6)'s inverse temperature
-    for layer, gain in [(0, 2**0.5), (2, 2**0.5), (4, 0.01)]:  # the first policy is flat
+    for layer, gain in [(0, 2**0.5), (2, 2**0.5), (4, 0.01)]:  # nearly uniform at first
         nn.init.orthogonal_(policy[layer].weight, gain)
         nn.init.zeros_(policy[layer].bias)
     ppo_parameters = [*policy.parameters(), *critic.parameters()]  # Section IV: no encoder
@@ -94,7 +97,7 @@ def main():
     encoder_optimizer = torch.optim.Adam(encoder_parameters)
     memory_teacher = torch.empty(0, n_teacher)
     memory_student = torch.empty(0, n_student)
-    next_look = T - 1
+    next_look = T - 1  # in the first cycle, so that phase one has pairs at once
 
     n_cycles = TOTAL_STEPS // (N * T)
     for cycle in range(n_cycles):
@@ -108,7 +111,7 @@ def main():
                 memory_teacher = torch.cat([memory_teacher, view])[-MEMORY:]
                 view_student = torch.tensor(obs["student"])
                 memory_student = torch.cat([memory_student, view_student])[-MEMORY:]
-                next_look += rng.integers(1, 2 * LOOK_EVERY)
+                next_look += rng.integers(1, 2 * LOOK_EVERY)  # LOOK_EVERY on average
             with torch.no_grad():
                 z = embed(teacher, view)
                 pi = Categorical(logits=policy(z * D**0.5))
@@ -123,7 +126,8 @@ def main():
         columns = [torch.stack(column) for column in zip(*steps)]  # (T, N, ...) each
         view, next_view, z, action, log_prob, reward, terminated, done = columns
 
-        # Advantages (GAE): a termination is worth nothing, a truncation would have gone on.
+        # Advantages (GAE). After a termination no reward follows, so the next value is 0;
+        # after a truncation the critic's estimate stands for the rest.
         with torch.no_grad():
             value = critic(view).squeeze(-1)  # (T, N)
             next_value = critic(next_view).squeeze(-1) * (1 - terminated)
@@ -135,7 +139,8 @@ def main():
             advantage[t] = running
         returns = (advantage + value).flatten()
 
-        # Phase two: PPO on the stored embeddings. They carry no graph, so no encoder moves.
+        # Phase two of the paper: PPO on the stored embeddings. They carry no graph, so no
+        # encoder moves. It comes before phase one, which makes these embeddings outdated.
         view = view.flatten(0, 1)  # (T*N, ...)
         z = z.flatten(0, 1)
         ppo_optimizer.param_groups[0]["lr"] = 1e-3 * min(1, (1 - progress) / 0.2)
@@ -150,17 +155,20 @@ def main():
             loss = loss - ENTROPY_BONUS * (1 - progress) ** 3 * pi.entropy().mean()
             descend(ppo_optimizer, loss, max_norm=0.5)
 
-        # Phase one: the encoders learn on remembered pairs, by Eq. (9). Eq. (7) waits.
+        # Phase one: the encoders learn on remembered pairs, by Eq. (9). The weight of
+        # Eq. (7) is 0 in the first fifth of training and full from the middle on.
         encoder_optimizer.param_groups[0]["lr"] = 1e-3 * (1 - 0.95 * progress)
         lambda_align = LAMBDA_ALIGN * min(max((progress - 0.2) / 0.3, 0), 1)
         minibatches = []
-        while len(minibatches) < ENCODER_UPDATES and len(memory_teacher) > 0:
+        while len(minibatches) < ENCODER_UPDATES:
             minibatches += torch.randperm(len(memory_teacher)).split(128)
         policy.requires_grad_(False)  # Eq. (8) runs through it but moves the encoders only
-        logits_before = []
+        logits_before = []  # Eq. (8): as they are before this phase changes the encoders
         for i in minibatches[:ENCODER_UPDATES]:
-            both = [embed(teacher, memory_teacher[i]), embed(student, memory_student[i])]
-            logits_before.append(policy(torch.cat(both) * D**0.5).detach())
+            with torch.no_grad():
+                z_teacher = embed(teacher, memory_teacher[i])
+                z_student = embed(student, memory_student[i])
+                logits_before.append(policy(torch.cat([z_teacher, z_student]) * D**0.5))
         for i, before in zip(minibatches, logits_before):
             z_teacher = embed(teacher, memory_teacher[i])
             z_student = embed(student, memory_student[i])
@@ -188,7 +196,7 @@ def main():
             has_won |= info["is_success"] & ~is_over
             is_over |= terminated | truncated
             obs, _ = test_envs.reset(options={"reset_mask": terminated | truncated})
-        print(f"{name}: {has_won.mean():.3f} of 1,000 fresh episodes succeed")
+        print(f"{name}: {has_won.mean():.3f} of 1,000 test episodes succeed")
 
 
 if __name__ == "__main__":
