@@ -2801,7 +2801,7 @@ def test_env_names_a_bad_argument(vector_class, name, value):
 def test_env_names_bad_actions_and_masks(vector_class, single_class):
     envs = vector_class(2)
     envs.reset(seed=0)
-    for actions in ([0], [0, envs.single_action_space.n], [-1, 0]):
+    for actions in ([0], [0, envs.single_action_space.n], [-1, 0], [0, 0.5]):
         with pytest.raises(ValueError, match="actions"):
             envs.step(np.array(actions))
     for mask in ([True], [0, 1]):
