@@ -1606,12 +1606,12 @@ def parse_flags(arguments: list[str] | None) -> Config:
 def print_result(config: Config, result: dict) -> None:
     """Print the final scores of both agents, beside the paper's where it has them."""
     table = {}
-    for kind in ("success", "return"):
-        if f"{kind}_teacher" in result and f"{kind}_student" in result:
-            table[kind] = (result[f"{kind}_teacher"], result[f"{kind}_student"])
-    paper = find_method(config.method).paper
+    if kind_of_score(result) == "success":
+        table["success"] = (result["success_teacher"], result["success_student"])
+    paper = find_method(config.method).paper  # Table I
     if config.env in paper:
-        table["the paper, Table I"] = paper[config.env]
+        table["success in the paper"] = paper[config.env]
+    table["return"] = (result["return_teacher"], result["return_student"])
     print(f"\n{config.env + ' ' + config.method:27}teacher  student      gap")
     for label, (teacher, student) in table.items():
         print(f"{label:27}{teacher:7.3f}  {student:7.3f}  {teacher - student:7.3f}")
