@@ -2358,8 +2358,8 @@ def test_command_line_prints_both_agents_under_their_names_and_the_papers_beside
     assert table == [
         ["teacher", "student", "gap"],
         ["0.750", "0.500", "0.250"],
-        ["2.000", "1.000", "1.000"],
         ["1.000", "0.190", "0.810"],
+        ["2.000", "1.000", "1.000"],
     ]
     assert lines[-1].startswith("8 fresh episodes of each; ")
     assert lines[-1].endswith(f"saved in {tmp_path}/tunnelvision_bc_seed0")
