@@ -202,11 +202,11 @@ def compare_failures(runs: list[dict], others: list[dict]) -> str:
     bad = sum(float(row["S"]) < FAILED for row in matched)
     bad_others = sum(by_seed[row["seed"]] < FAILED for row in matched)
     p = fisher_exact(bad, bad_others, len(matched))
-    word = "cannot tell"
+    word = "cannot tell which fails more"
     if p < 0.05:
-        word = "fewer" if bad < bad_others else "more"
+        word = "fewer fail" if bad < bad_others else "more fail"
     counts = f"{bad} and {bad_others} of {len(matched)} below {FAILED}"
-    return f"{word} fail ({counts}, Fisher's p {p:.2f})"
+    return f"{word} ({counts}, Fisher's p {p:.2f})"
 
 
 def compare(question: str, groups: dict[str, list[dict]]) -> list[str]:
