@@ -255,11 +255,25 @@ def report(args: argparse.Namespace) -> None:
         answer_from(question, rows, args.results / f"{question}.png")
 
 
+def known_question(name: str) -> str:
+    """Raises ArgumentTypeError for another one (`choices` would refuse the default)."""
+    if name not in QUESTIONS:
+        known = ", ".join(QUESTIONS)
+        raise argparse.ArgumentTypeError(f"there is no {name!r}, only {known}")
+    return name
+
+
 def main(arguments: list[str] | None = None) -> None:
     """`python -m results.claims`."""
     parser = lab.lab_parser("claims", __doc__, None)
-    choices = {"choices": list(QUESTIONS), "default": list(QUESTIONS)}
-    parser.add_argument("questions", nargs="*", metavar="QUESTION", **choices)
+    parser.add_argument(
+        "questions",
+        nargs="*",
+        metavar="QUESTION",
+        type=known_question,
+        default=list(QUESTIONS),
+        help="all of them, if none is named",
+    )
     lab.lab_main(train, report, parser, arguments)
 
 
