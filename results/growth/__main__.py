@@ -1,4 +1,4 @@
-"""What happens on larger grids and pictures? Seeds 0-2; about 20 minutes on two cores.
+"""What happens on larger grids and pictures? Seeds 0-2; about 12 minutes on two cores.
 
     python -m results.growth --jobs 2          # carries on where it was interrupted
     python -m results.growth --report          # redraws from grid.csv and image.csv

@@ -1,7 +1,7 @@
 """Environments of one's own: four methods on CueReach and on MiniGrid's lava, seeds 0-4.
 
     pip install -r results/own_env/requirements.txt
-    python -m results.own_env --jobs 2       # 15 minutes; carries on where it stopped
+    python -m results.own_env --jobs 2       # 25 minutes; carries on where it stopped
     python -m results.own_env --report       # redraws from own_env.csv
 
 All settings are Config's but the number of steps. The scripted student has no memory, too.
