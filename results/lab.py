@@ -8,6 +8,7 @@ at the end of a run, or their mean returns where no success is reported.
 
 import argparse
 import csv
+import importlib
 import io
 import itertools
 import json
@@ -24,6 +25,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from textwrap import fill
 
+import numpy as np
 from matplotlib.figure import Figure
 
 import tsalign
@@ -208,6 +210,31 @@ def run_one(task: Callable, argument: object, output: Path) -> None:
         task(argument)
     finally:
         sys.stdout.flush()  # so that an error's message is the last line
+
+
+def play_scripted(env: str, episodes: int = 256) -> float | str:
+    """What a student without memory can reach: the mean score of a player that is written.
+
+    That is its success, or its return where none is reported; "" if there is no player.
+    The player is `scripted_student(view) -> action` in the module that registers `env`.
+    """
+    envs = tsalign.make_envs(env, 1)  # imports the module, or says what is missing
+    module = importlib.import_module(env.partition(":")[0])
+    player = getattr(module, "scripted_student", None)
+    if player is None:
+        return ""
+    obs = tsalign.reset_envs(envs, seed=0)
+    scores = []
+    total = 0.0
+    while len(scores) < episodes:
+        action = np.array([player(obs["student"][0])])
+        obs, reward, terminated, truncated, info = envs.step(action)
+        total += float(reward[0])
+        if (terminated | truncated)[0]:
+            scores.append(float(info["is_success"][0]) if "is_success" in info else total)
+            total = 0.0
+            obs = tsalign.reset_envs(envs, ended=np.array([True]))
+    return statistics.mean(scores)
 
 
 # --- Tables -------------------------------------------------------------------------------

@@ -17,7 +17,6 @@ from results.leak import __main__ as leak
 from results.leak import probes
 from results.own_env import __main__ as own_env
 from results.own_env import cue_reach
-from results.own_env.scripted import play_scripted
 from results.peers import __main__ as peers
 from results.peers import rivals
 from results.play import __main__ as play
@@ -367,15 +366,15 @@ def test_cue_reach_by_hand_and_its_scripted_student():
         env.cue = 1.0
         _, reward, terminated, _, _ = env.step(np.array([side, 0.0]))
         assert terminated and reward == pytest.approx(side - cue_reach.STEP_COST)
-    assert 0.8 < play_scripted("results.own_env.cue_reach:CueReach-v0", 100) < 0.9
-    assert play_scripted("results.own_env.cue:Cue-v0", 20) == 1
-    assert play_scripted("tunnelvision", 20) == ""
+    assert 0.8 < lab.play_scripted("results.own_env.cue_reach:CueReach-v0", 100) < 0.9
+    assert lab.play_scripted("results.own_env.cue:Cue-v0", 20) == 1
+    assert lab.play_scripted("tunnelvision", 20) == ""
 
 
 def test_the_lavas_scripted_student_and_the_teachers_map():
     pytest.importorskip("minigrid")
     lava = importlib.import_module("results.own_env.minigrid_lava")
-    assert play_scripted("results.own_env.minigrid_lava:LavaTurned-v0", 50) == 1
+    assert lab.play_scripted("results.own_env.minigrid_lava:LavaTurned-v0", 50) == 1
     env = lava.LavaEnv()
     obs, _ = env.reset(seed=0)
     terminated = False

@@ -23,7 +23,6 @@ from typing import NamedTuple
 
 from results import lab
 from results.leak.probes import measure_missing, read_leak
-from results.own_env.scripted import play_scripted
 from tsalign import ENVS, Config, checked
 
 COLUMNS = [*lab.RUN, "variant", "leak", "leak_interval"]
@@ -153,7 +152,7 @@ def answer(question: str, args: argparse.Namespace) -> dict[Path, str]:
     labels = {config.folder: label for label, config in runs}
     scripted = {}
     if question == "settings":
-        scripted = {env: play_scripted(env) for env in QUESTIONS[question].envs}
+        scripted = {env: lab.play_scripted(env) for env in QUESTIONS[question].envs}
     to_measure = []
     if "leak" in QUESTIONS[question].measures:
         every_seed = question == "pairs"

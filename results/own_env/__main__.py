@@ -11,7 +11,6 @@ import argparse
 from pathlib import Path
 
 from results import lab
-from results.own_env.scripted import play_scripted
 
 ENVS = [
     "results.own_env.cue_reach:CueReach-v0",
@@ -27,7 +26,7 @@ def train(args: argparse.Namespace) -> dict[Path, str]:
         for env in args.envs:
             for method in args.methods:
                 configs.append(lab.standard(env, method, seed=seed, out=str(args.out)))
-    scripted = {env: play_scripted(env) for env in args.envs}
+    scripted = {env: lab.play_scripted(env) for env in args.envs}
 
     def read(folder: Path) -> dict:
         row = lab.read_run(folder)

@@ -106,10 +106,12 @@ def draw(curves: list[dict], path: Path) -> None:
 
 
 def report(args: argparse.Namespace) -> None:
-    """Write table1.md and fig5.png from the two tables."""
+    """Write table1.md and, for several methods, fig5.png from the two tables."""
     text = markdown(lab.read_csv(args.results / "runs.csv"))
     (args.results / "table1.md").write_text(text, encoding="utf-8")
-    draw(lab.read_csv(args.results / "curves.csv"), args.results / "fig5.png")
+    curves = lab.read_csv(args.results / "curves.csv")
+    if len(lab.group(curves, "method")) > 1:  # a single method has nothing beside it
+        draw(curves, args.results / "fig5.png")
     print(text)
 
 
