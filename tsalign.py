@@ -136,8 +136,8 @@ class Config:
     encoder_updates: int = setting(16, "minibatches in a cycle [ours: 32 were no better]")
     pairs_every: int = setting(
         48,
-        "one step in so many, chosen at random, gives a pair of views from each "
-        "environment [ours: drawing may be slow]",
+        "of each block of so many steps one, chosen at random, gives a pair of views "
+        "from every environment [ours: drawing may be slow]",
     )
     pairs_memory: int = setting(8192, "M, how many of the last pairs are kept [ours]")
 
@@ -266,8 +266,8 @@ def imitation_kl(
 
         reward for PPO:  r - lambda1 KL        PPO's loss:  L + lambda2 mean KL
 
-    `train_policy` adds both. In place of the student it has a proxy: a network that
-    imitates the student but reads the teacher's view, so no student's view need be drawn.
+    `train_policy` applies both. In place of the student it has a proxy: a network that
+    imitates the student but reads the teacher's view, which is there at every step.
     """
     return kl_divergence(teacher, proxy)  # Eq. (10)
 
@@ -339,10 +339,9 @@ class Encoder(nn.Module):
         """Set low and high of some entries to the least and largest values in `obs`.
 
         An entry gets these if it has no bounds, or if its values span less than a tenth of
-        its bounds: mapped by those, it would hardly change [ours]. An entry that is
-        constant in `obs` keeps its bounds. If it has none, they are set as far above and
-        below as it is large, and at least 1. In an image all pixels of a channel count as
-        one entry.
+        its bounds: mapped by its bounds it would hardly change [ours]. An entry that is
+        constant in `obs` keeps its bounds; without bounds, its range becomes its value +-
+        max(|value|, 1). In an image all pixels of a channel count as one entry.
         """
         values = obs.float()
         if self.is_image:
@@ -941,9 +940,9 @@ def train_policy(
     with torch.no_grad():
         if method.has_proxy:  # SITT penalises states in which the student cannot follow
             # PPO's loss should pull the teacher to the proxy, and not the proxy to the
-            # teacher. So the proxy's distribution is a constant: its logits are computed
-            # once, and a copy of the policy, which is not trained, makes both them and the
-            # distribution.
+            # teacher. So its logits are computed once, by a copy of the policy that is not
+            # trained. The same copy turns them into distributions, a Gaussian's with the
+            # standard deviation as it is now.
             policy_before = copy.deepcopy(nets.policy)
             logits_proxy = policy_before(nets.proxy(obs_teacher))  # (T*N, A)
             teacher_acts = policy_before.distribution(policy_before(z_teacher))
@@ -1008,8 +1007,8 @@ def train_bc_student(
 
     The teacher is trained by now and stays as it is. The student is trained only in the
     last quarter of the cycles (`Method.student_share`), with four times the updates in
-    each: in all as many as in other methods. `progress` is unused, because all functions
-    that train on pairs take the same arguments.
+    each: in all as many as in other methods. `progress` is unused; it is there because all
+    functions that train on pairs take the same arguments.
     """
     updates = round(config.encoder_updates / find_method(config.method).student_share)
     logs = []
@@ -1548,8 +1547,8 @@ def checked(config: Config) -> Config:
 def check_ranges(config: Config) -> None:
     """Raises BadInput for a number that is too small or too large."""
     may_be_0 = ("seed", "total_steps")
-    # A single pair has no negatives, and a single step has a normalised advantage of 0: a
-    # rollout needs two steps even if it has one environment.
+    # A single pair has no negatives, and a single step has a normalised advantage of 0.
+    # With one environment a rollout of one step would be such a minibatch, too.
     least = {"encoder_batch": 2, "ppo_batch": 2, "rollout_steps": 2}
     most = {"gamma": 1, "gae_lambda": 1, "inverse_temperature": 100}
     for f in fields(Config):
