@@ -1528,6 +1528,9 @@ def train_nothing(nets, optimizer, pairs, config, progress):
     return {"nothing": 0.5}
 
 
+no_share = tsalign.Method(train_nothing, student_share=0.0)
+
+
 # --- Evaluation ---------------------------------------------------------------------------
 
 
@@ -2223,6 +2226,8 @@ BAD_FLAGS = {
     "--method no-stability --lambda-stab 5": "lambda_stab",
     "--sitt-lambda1 1": "sitt_lambda1",
     "--method bc --sitt-lambda2 1": "sitt_lambda2",
+    "--method bc --total-steps 10": "raise total_steps",
+    "--method test_tsalign:no_share": "student_share",
     # environments
     "--env nosuch": "nosuch",
     "--env nosuch-v0": "nosuch",

@@ -153,7 +153,9 @@ class Config:
     gae_lambda: float = setting(0.95, "lambda of the advantage estimate [ppo]")
     clip: float = setting(0.2, "clip range of the ratio [ppo]")
     entropy_coef: float = setting(
-        0.3, "weight of the entropy bonus at first [ours: the policy has to explore]"
+        0.3,
+        "weight of the entropy bonus at first, of discrete actions only [ours: the policy "
+        "has to explore]",
     )
     value_coef: float = setting(0.5, "weight of the value loss [ppo]")
     max_grad_norm: float = setting(0.5, "PPO's gradients are clipped to it [ppo]")
@@ -943,7 +945,7 @@ def train_policy(
             # teacher. So its logits are computed once, by a copy of the policy that is not
             # trained. The same copy turns them into distributions, a Gaussian's with the
             # standard deviation as it is now.
-            policy_before = copy.deepcopy(nets.policy)
+            policy_before = copy.deepcopy(nets.policy).requires_grad_(False)
             logits_proxy = policy_before(nets.proxy(obs_teacher))  # (T*N, A)
             teacher_acts = policy_before.distribution(policy_before(z_teacher))
             proxy_acts = policy_before.distribution(logits_proxy)
@@ -1058,7 +1060,7 @@ class Method(NamedTuple):
     # 1: each cycle has both phases. Between 0 and 1: the last cycles, this share of them,
     # have only the training on pairs, and those before them only PPO.
     student_share: float = 1.0
-    paper: dict = {}  # environment -> (teacher, student) in the paper's Table I
+    paper: dict = {}  # environment -> success of (teacher, student) in the paper's Table I
 
 
 # Settings that only methods with Eq. (9), or with Eq. (10), read.
@@ -1122,6 +1124,8 @@ def find_method(name: str) -> Method:
         raise BadInput(f"cannot find method {name!r}: {error}") from error
     if not isinstance(method, Method):
         raise BadInput(f"method {name!r} is not a tsalign.Method")
+    if not 0 < method.student_share <= 1:
+        raise BadInput(f"method {name!r}: student_share must be above 0 and at most 1")
     return method
 
 
@@ -1264,9 +1268,12 @@ def training_loop(
     if method.student_share < 1:
         first_cycle = n_cycles - math.ceil(n_cycles * method.student_share)
         n_ppo = first_cycle
+    if n_ppo == 0:
+        raise BadInput("no cycle is left for PPO: raise total_steps")
     keeps_pairs = plan_pairs(n_cycles, first_cycle, config)
     rng = np.random.default_rng(config.seed)
-    seeds = rng.integers(2**30, size=n_cycles + 1).tolist()  # some simulators take no more
+    # Some simulators take no seed above 2**31, and environment i gets the seed plus i.
+    seeds = rng.integers(2**30, size=n_cycles + 1).tolist()
 
     set_draw_student(envs, bool(keeps_pairs[0]))
     obs = reset_envs(envs, seed=seeds[0])  # the other seeds are for the evaluations
@@ -1356,7 +1363,7 @@ def pick_device(name: str) -> torch.device:
 def make_optimizers(nets: Networks, config: Config) -> tuple[Adam, Adam]:
     """Return two optimizers: one for PPO's loss, one for the loss on pairs of views.
 
-    PPO's has the parameters of the policy and the critic. The other has all others: both
+    PPO's has the parameters of the policy and the critic. The other has the rest: both
     encoders, s of Eq. (6) and, where a method has them, SITT's proxy and the student's own
     policy. Where a method lets PPO's gradient reach the teacher's encoder, that encoder is
     in both. A parameter on which a loss does not depend has no gradient, and Adam leaves it
