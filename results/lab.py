@@ -8,6 +8,7 @@ at the end of a run, or their mean returns where no success is reported.
 
 import argparse
 import csv
+import functools
 import importlib
 import io
 import itertools
@@ -23,7 +24,6 @@ from collections.abc import Callable
 from dataclasses import asdict
 from multiprocessing.connection import wait
 from pathlib import Path
-from textwrap import fill
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -32,12 +32,12 @@ import tsalign
 from tsalign import METHODS, BadInput, Config, checked, fail
 
 TABLE1 = Path("runs/table1")  # Table I's runs; other questions use those that fit
-STEPS = {  # of runs elsewhere than in the paper's environments, whose steps tsalign has
-    "results.own_env.cue:Cue-v0": 50_000,
-    "results.own_env.cue_reach:CueReach-v0": 200_000,
-    "results.own_env.minigrid_lava:LavaTurned-v0": 1_000_000,
-    "results.camera.robot:RobotEye-v0": 300_000,
-}
+OWN_ENV = Path("runs/own_env")  # and these
+CUE = "results.own_env.cue:Cue-v0"
+CUE_REACH = "results.own_env.cue_reach:CueReach-v0"
+LAVA = "results.own_env.minigrid_lava:LavaTurned-v0"
+ROBOT = "results.camera.robot:RobotEye-v0"
+STEPS = {CUE: 50_000, CUE_REACH: 200_000, LAVA: 1_000_000, ROBOT: 300_000}
 NOT_SETTINGS = ("env", "method", "seed", "out", "overwrite", "device", "threads")
 KEY = ["env", "method", "settings", "seed"]
 RUN = [*KEY, "kind", "T", "S", "gap", "env_steps", "student_views", "eval_episodes"]
@@ -52,7 +52,7 @@ T_QUANTILES = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262]  
 # --- Command line -------------------------------------------------------------------------
 
 
-def lab_parser(name: str, text: str, seeds) -> argparse.ArgumentParser:
+def lab_parser(name: str, text: str, seeds=None) -> argparse.ArgumentParser:
     """The flags that all scripts of the lab have."""
     style = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
@@ -64,9 +64,7 @@ def lab_parser(name: str, text: str, seeds) -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=Path("runs") / name, help="run folders")
     results = Path("results") / name
     parser.add_argument("--results", type=Path, default=results, help="tables and figures")
-    parser.add_argument(
-        "--report", action="store_true", help="redraw only, from the tables"
-    )
+    parser.add_argument("--report", action="store_true", help="redraw from the tables")
     return parser
 
 
@@ -146,12 +144,7 @@ def read_run(folder: Path) -> dict:
 
 
 def train_all(
-    configs: list[Config],
-    jobs: int,
-    path: Path,
-    columns: list[str] = RUN,
-    train: Callable = tsalign.train,
-    read: Callable = read_run,
+    configs: list[Config], jobs: int, path: Path, columns=RUN, read: Callable = read_run
 ) -> dict[Path, str]:
     """Train what is missing and put a row for each finished run into a table.
 
@@ -163,55 +156,51 @@ def train_all(
     for env in {config.env for config in waiting.values()}:
         tsalign.make_envs(env, 1).close()  # says now what is missing
     print(f"{len(configs)} runs, {len(waiting)} of them to be trained", flush=True)
-    failed = run_many(train, waiting, jobs)
+    failed = run_many(tsalign.train, waiting, jobs)
     merge_csv(path, columns, [read(c.folder) for c in configs if is_finished(c)])
     return failed
 
 
 def run_many(task: Callable, arguments: dict[Path, object], jobs: int) -> dict[Path, str]:
-    """task(argument) for each folder, in processes, `jobs` at once -> {folder: error}."""
+    """task(argument) for each folder, in processes, `jobs` at once -> {folder: error}.
+
+    What a process says goes to a file in its folder. All end with this process.
+    """
     # A server that imports torch once and forks saves each run some seconds.
     context = multiprocessing.get_context("spawn" if os.name == "nt" else "forkserver")
     context.set_forkserver_preload(["tsalign", "torch._dynamo"])  # the latter for Adam
     waiting = list(arguments)
     running = {}
     failed = {}
-    try:
-        while waiting or running:
-            while waiting and len(running) < jobs:
-                folder = waiting.pop(0)
-                folder.mkdir(parents=True, exist_ok=True)
-                own = (task, arguments[folder], folder / f"{task.__name__}.txt")
-                process = context.Process(target=run_one, args=own)
-                process.start()
-                running[process] = folder
-            wait([process.sentinel for process in running])
-            for process in [p for p in running if p.exitcode is not None]:
-                folder = running.pop(process)
-                if process.exitcode != 0:
-                    said = (folder / f"{task.__name__}.txt").read_text().strip()
-                    failed[folder] = said.rpartition("\n")[2] or f"exit {process.exitcode}"
-                left = len(waiting) + len(running)
-                print(f"{folder}: {failed.get(folder, 'done')} ({left} to go)", flush=True)
-    finally:
-        for process in running:
-            process.terminate()
-        for process in running:
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            folder = waiting.pop(0)
+            folder.mkdir(parents=True, exist_ok=True)
+            own = (task, arguments[folder], folder / f"{task.__name__}.txt")
+            process = context.Process(target=run_one, args=own, daemon=True)
+            process.start()
+            running[process.sentinel] = (process, folder)
+        for sentinel in wait(running):
+            process, folder = running.pop(sentinel)
             process.join()
+            if process.exitcode != 0:
+                said = (folder / f"{task.__name__}.txt").read_text().strip()
+                last_line = said.rpartition("\n")[2]
+                failed[folder] = f"exit {process.exitcode}: {last_line}"
+            left = len(waiting) + len(running)
+            print(f"{folder}: {failed.get(folder, 'done')} ({left} to go)", flush=True)
     return failed
 
 
 def run_one(task: Callable, argument: object, output: Path) -> None:
-    """One task, in this process; what it prints goes to a file."""
-    with open(output, "w") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    try:
-        task(argument)
-    finally:
-        sys.stdout.flush()  # so that an error's message is the last line
+    """One task, in this process; what it prints goes to a file, a line at a time."""
+    file = open(output, "w", buffering=1)
+    sys.stdout = file
+    sys.stderr = file
+    task(argument)
 
 
+@functools.cache
 def play_scripted(env: str, episodes: int = 256) -> float | str:
     """What a student without memory can reach: the mean score of a player that is written.
 
@@ -219,22 +208,21 @@ def play_scripted(env: str, episodes: int = 256) -> float | str:
     The player is `scripted_student(view) -> action` in the module that registers `env`.
     """
     envs = tsalign.make_envs(env, 1)  # imports the module, or says what is missing
-    module = importlib.import_module(env.partition(":")[0])
+    module = importlib.import_module(re.split("[,:]", env)[0])
     player = getattr(module, "scripted_student", None)
     if player is None:
         return ""
     obs = tsalign.reset_envs(envs, seed=0)
-    scores = []
     total = 0.0
-    while len(scores) < episodes:
+    n_ended = 0
+    while n_ended < episodes:
         action = np.array([player(obs["student"][0])])
         obs, reward, terminated, truncated, info = envs.step(action)
-        total += float(reward[0])
+        total += float(info.get("is_success", reward)[0])  # success comes at the end alone
         if (terminated | truncated)[0]:
-            scores.append(float(info["is_success"][0]) if "is_success" in info else total)
-            total = 0.0
+            n_ended += 1
             obs = tsalign.reset_envs(envs, ended=np.array([True]))
-    return statistics.mean(scores)
+    return total / episodes
 
 
 # --- Tables -------------------------------------------------------------------------------
@@ -307,12 +295,20 @@ def group(rows: list[dict], name: str) -> dict[str, list[dict]]:
 
 
 def by_method(rows: list[dict]) -> dict[str, list[dict]]:
-    """Rows by method and settings, the methods in the order of Table I."""
+    """Rows by their variant, in the order of Table I's methods, then of the numbers in it.
+
+    The variant of a row that names none is its method and settings.
+    """
     order = [*METHODS, *sorted(row["method"] for row in rows)]
     groups = {}
-    for row in sorted(rows, key=lambda row: order.index(row["method"])):
-        groups.setdefault(f"{row['method']} {row['settings']}".strip(), []).append(row)
-    return groups
+    for row in rows:
+        label = row.get("variant") or f"{row['method']} {row['settings']}".strip()
+        groups.setdefault(label, []).append(row)
+
+    def place(label: str) -> tuple:
+        return order.index(groups[label][0]["method"]), natural(label)
+
+    return {label: groups[label] for label in sorted(groups, key=place)}
 
 
 def numbers(rows: list[dict], name: str) -> list[float]:
@@ -332,30 +328,6 @@ def interval(values: list[float]) -> float:
     return quantile * statistics.stdev(values) / n**0.5
 
 
-def verdict(rows: list[dict], others: list[dict]) -> str:
-    """Is S higher or lower than in others, seed by seed, or can these seeds not tell?"""
-    theirs = {row["seed"]: float(row["S"]) for row in others}
-    matched = [row for row in rows if row["seed"] in theirs]
-    changes = [float(row["S"]) - theirs[row["seed"]] for row in matched]
-    if len(changes) < 2:
-        return "cannot tell"
-    mean = statistics.mean(changes)
-    half = interval(changes)
-    word = "cannot tell"
-    if abs(mean) > half:
-        word = "higher" if mean > 0 else "lower"
-    return f"{word} ({mean:+.3f} +- {half:.3f}, n = {len(changes)})"
-
-
-def describe(rows: list[dict]) -> str:
-    """What came out of the seeds of one variant."""
-    student = numbers(rows, "S")
-    text = f"S {statistics.mean(student):.3f}, worst {min(student):.3f}, n = {len(rows)}"
-    text += f"; T {statistics.mean(numbers(rows, 'T')):.3f}"
-    scripted = numbers(rows, "scripted")
-    return f"{text}; scripted student {scripted[0]:.3f}" if scripted else text
-
-
 # --- Figures ------------------------------------------------------------------------------
 
 
@@ -363,38 +335,6 @@ def make_figure(n_columns: int, n_rows: int = 1, height: float = 3.2):
     """A figure that can be read at a README's width -> figure, axes (rows, columns)."""
     figure = Figure(figsize=(9, height * n_rows + 0.9), layout="constrained")
     return figure, figure.subplots(n_rows, n_columns, squeeze=False)
-
-
-def draw_variants(axis, groups: dict[str, list[dict]], column: str = "S") -> None:
-    """A dot for each seed and a bar for the mean, over the variants.
-
-    Means are joined where the variants are numbers. Where the rows have them, the interval
-    of each dot, the teacher's score and that of a scripted student are drawn besides.
-    """
-    joined = []
-    for x, (label, rows) in enumerate(groups.items()):
-        values = numbers(rows, column)
-        n = len(values)
-        if n == 0:
-            continue
-        places = [x + 0.5 * ((k + 0.5) / n - 0.5) for k in range(n)]
-        method = rows[0]["method"].rpartition(":")[2]
-        colour = COLOURS.get(method, "tab:cyan")
-        axis.plot(places, values, "o", color=colour, markersize=3.5, alpha=0.6)
-        axis.hlines(statistics.mean(values), x - 0.3, x + 0.3, colour, label=method)
-        if column == "S":
-            axis.plot(places, numbers(rows, "T"), "kx", markersize=3, label="its teacher")
-        if halves := numbers(rows, f"{column}_interval"):
-            axis.errorbar(places, values, halves, fmt="none", color=colour, linewidth=1)
-        if scripted := numbers(rows, "scripted"):
-            line = axis.hlines(scripted[0], x - 0.4, x + 0.4, "black", "dotted")
-            line.set_label("scripted student")
-        if label.replace(".", "").isdigit():
-            joined.append((x, statistics.mean(values)))
-    if joined:
-        axis.plot(*zip(*joined), color="gray", linewidth=0.8, zorder=0)
-    names = [fill(f"{label} (n = {len(rows)})", 28) for label, rows in groups.items()]
-    axis.set_xticks(range(len(names)), names, rotation=40, ha="right", fontsize=8)
 
 
 def save_figure(figure: Figure, path: Path, note: str) -> None:

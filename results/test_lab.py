@@ -4,13 +4,15 @@ import argparse
 import importlib
 import json
 import math
+import os
+import signal
 
 import numpy as np
 import pytest
 import torch
 
 import tsalign
-from results import lab
+from results import lab, questions
 from results.claims import __main__ as claims
 from results.growth import __main__ as growth
 from results.leak import __main__ as leak
@@ -74,13 +76,13 @@ def test_intervals_by_hand():
 def test_a_verdict_follows_from_matched_seeds_and_their_number():
     base = [fake_row(seed=k, s=s) for k, s in enumerate([0.90, 0.80, 0.70])]
     higher = [fake_row(seed=k, s=s) for k, s in enumerate([0.95, 0.85, 0.76])]
-    assert lab.verdict(higher, base).startswith("higher (+0.053")
-    assert lab.verdict(base, higher).startswith("lower (-0.053")
+    assert questions.verdict(higher, base).startswith("higher (+0.053")
+    assert questions.verdict(base, higher).startswith("lower (-0.053")
     mixed = [fake_row(seed=k, s=s) for k, s in enumerate([0.99, 0.80, 0.69])]
-    assert lab.verdict(mixed, base).startswith("cannot tell")
-    assert lab.verdict(higher[:1], base) == "cannot tell"
+    assert questions.verdict(mixed, base).startswith("cannot tell")
+    assert questions.verdict(higher[:1], base) == "cannot tell"
     others = [fake_row(seed=k + 10, s=0.1) for k in range(3)]
-    assert lab.verdict(higher, others) == "cannot tell"
+    assert questions.verdict(higher, others) == "cannot tell"
 
 
 def test_numbers_are_sorted_as_numbers():
@@ -129,6 +131,24 @@ def test_runs_are_trained_once_kept_and_named_where_they_fail(tmp_path, capsys):
     assert "1 runs, 0 of them to be trained" in capsys.readouterr().out
     with pytest.raises(BadInput, match="lambda_align"):
         lab.is_finished(Config(out=str(tmp_path), **TINY, lambda_align=3.0))
+
+
+def end_as_told(how: str) -> None:
+    """Say something, and then return, fail or be killed."""
+    print(how)
+    if how == "fails":
+        raise ValueError("no luck")
+    if how == "is killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_is_killed_ends_no_other(tmp_path, capsys):
+    ends = {tmp_path / how: how for how in ("is killed", "fails", "returns")}
+    failed = lab.run_many(end_as_told, ends, jobs=2)
+    errors = {"is killed": "exit -9: is killed", "fails": "exit 1: ValueError: no luck"}
+    assert failed == {tmp_path / how: error for how, error in errors.items()}
+    assert (tmp_path / "returns" / "end_as_told.txt").read_text() == "returns\n"
+    assert capsys.readouterr().out.count(" to go)\n") == 3
 
 
 def test_lab_main_ends_with_the_exit_code_that_it_says(tmp_path, capsys):
@@ -262,26 +282,28 @@ def run_here(task, arguments, jobs) -> dict:
 # --- The claims ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("question", claims.QUESTIONS)
-def test_each_question_has_a_folder_for_each_run_and_is_redrawn(question, tmp_path, capsys):
-    asked = claims.QUESTIONS[question]
-    runs = claims.plan(question, [0, 1, 2], tmp_path)
-    assert len(runs) == 3 * len(asked.envs) * len(asked.variants)
-    assert len({config.folder for _, config in runs}) == len(runs)
+QUESTIONS = claims.QUESTIONS | growth.QUESTIONS
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_each_question_has_a_folder_for_each_run_and_is_redrawn(name, tmp_path, capsys):
+    question = QUESTIONS[name]
+    runs = questions.plan(question, [0, 1, 2], tmp_path)
+    assert len({config.folder for _, config in runs}) == 3 * len(question.variants)
     rows = []
     for label, config in runs:
         settings = lab.settings_of(config)
         row = fake_row(config.env, config.method, config.seed, 0.9, settings, variant=label)
-        if "leak" in asked.measures and config.seed == 0:
+        if "leak" in question.measures and config.seed == 0:
             row |= {"leak": 0.1, "leak_interval": 0.05, "views_to_95": 4096}
         rows.append(row)
-    lab.merge_csv(tmp_path / f"{question}.csv", claims.COLUMNS, rows)
-    check_redrawn(claims.main, tmp_path, question)
+    lab.merge_csv(tmp_path / f"{name}.csv", questions.COLUMNS, rows)
+    check_redrawn(claims.main if name in claims.QUESTIONS else growth.main, tmp_path, name)
     said = capsys.readouterr().out
-    assert "S 0.900, worst 0.900, n = 3" in said
-    if asked.base:
-        assert asked.base in [label for label, _, _ in asked.variants]
-        assert f"S beside {asked.base}: cannot tell (+0.000" in said
+    assert "n = 3; S 0.900; T 1.000" in said
+    if question.base:
+        assert question.base in [label for label, _ in question.variants]
+        assert f"S beside {question.base}: cannot tell (+0.000" in said
 
 
 def test_all_questions_are_answered_if_none_is_named(tmp_path, capsys):
@@ -294,7 +316,7 @@ def test_all_questions_are_answered_if_none_is_named(tmp_path, capsys):
 
 def test_runs_at_table_1s_settings_are_table_1s(tmp_path):
     homes = {}
-    for label, config in claims.plan("align", [0], tmp_path):
+    for label, config in questions.plan(claims.QUESTIONS["align"], [0], tmp_path):
         homes[config.env, label] = config.folder.parent
     assert homes["tunnelvision", "0"] == lab.TABLE1
     assert homes["collecthealth", f"{Config.lambda_align:g}"] == lab.TABLE1
@@ -302,56 +324,55 @@ def test_runs_at_table_1s_settings_are_table_1s(tmp_path):
 
 
 def test_fisher_by_hand():
-    assert claims.fisher_exact(3, 1, 4) == pytest.approx(34 / 70)  # the lady tasting tea
-    assert claims.fisher_exact(0, 0, 20) == 1
+    assert questions.fisher_exact(3, 1, 4) == pytest.approx(34 / 70)  # the tea of a lady
+    assert questions.fisher_exact(0, 0, 20) == 1
     both_ends = 2 * math.comb(20, 5) / math.comb(40, 5)
-    assert claims.fisher_exact(5, 0, 20) == pytest.approx(both_ends)
+    assert questions.fisher_exact(5, 0, 20) == pytest.approx(both_ends)
 
 
-def test_failures_are_told_apart_where_n_allows_it():
+def test_failures_are_counted_on_the_seeds_that_both_have():
     good = [fake_row(seed=k) for k in range(20)]
     six_bad = [fake_row(seed=k, s=0.5 if k < 6 else 1.0) for k in range(30)]
-    assert claims.compare_failures(good, six_bad).startswith("fewer fail (0 and 6 of 20")
-    assert claims.compare_failures(six_bad, good).startswith("more fail")
-    assert claims.compare_failures(good[:3], six_bad).startswith("cannot tell")
+    by_chance = 2 * math.comb(20, 6) / math.comb(40, 6)
+    counted = f"0 and 6 below 0.98 (Fisher's p {by_chance:.2f})"
+    assert questions.verdict(good, six_bad).endswith(counted)
+    assert "6 and 0 below 0.98" in questions.verdict(six_bad, good)
+    assert "(Fisher's p 0.10)" in questions.verdict(good[:3], six_bad)
 
 
 def test_s_is_95_where_two_evaluations_in_a_row_say_so(tmp_path):
     lines = ["env_steps,student_views,success_student"]
     lines += ["100,1,.96", "200,2,.90", "300,3,.95", "400,4,.97", "500,5,.2"]
     (tmp_path / "log.csv").write_text("\n".join(lines))
-    assert claims.worst_later(tmp_path) == {}
-    found = claims.first_good(tmp_path)
-    assert found == {"steps_to_95": "300", "views_to_95": "3"}
+    found = {"steps_to_95": "300", "views_to_95": "3", "worst_later": ""}
+    assert questions.looks_of(tmp_path) == found
     (tmp_path / "log.csv").write_text("success_student\n.5\n.99\n.97\n1.0")
-    assert claims.worst_later(tmp_path) == {"worst_later": 0.97}
+    assert questions.looks_of(tmp_path)["worst_later"] == 0.97
+
+
+def test_a_question_is_answered_and_its_leak_measured_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(lab, "run_many", run_here)
+    monkeypatch.setattr(probes, "train_probe", lambda kind, steps, fold: len(kind))
+    monkeypatch.setattr(probes, "STEPS", {"tunnelvision": 2})
+    variants = [("tiny", lab.standard("tunnelvision", **TINY))]
+    question = questions.Question(variants, measures=("S", "leak"))
+    args = argparse.Namespace(seeds=[3, 4], out=tmp_path / "runs", results=tmp_path, jobs=1)
+    for _ in range(2):
+        assert questions.answer("q", question, args) == {}
+        rows = lab.read_csv(tmp_path / "q.csv")
+        assert [row["variant"] for row in rows] == ["tiny", "tiny"]
+        assert [row["leak"] == "" for row in rows] == [False, True]
 
 
 # --- Growth, environments of one's own, pictures ------------------------------------------
 
 
-def test_growth_follows_its_rule(tmp_path, monkeypatch):
-    planned = []
-    monkeypatch.setattr(
-        lab, "train_all", lambda configs, *_, **__: planned.extend(configs) or {}
-    )
-    args = {"seeds": [0], "out": tmp_path, "results": tmp_path, "jobs": 1}
-    growth.train(argparse.Namespace(**args))
-    steps = {config.env: config.total_steps for config in planned}
+def test_growth_follows_its_rule():
+    steps = {config.env: config.total_steps for _, config in growth.grids()}
     standard = tsalign.STEPS["tunnelvision"]
     assert steps["tunnelvision,rows=5,cols=9,max_episode_steps=100"] == standard
-    assert steps["tunnelvision,rows=9,cols=21,max_episode_steps=420"] == round(
-        standard * 4.2
-    )
-    assert len(planned) == 9
-
-
-def test_growth_is_redrawn(tmp_path, capsys):
-    for name in ("grid", "image"):
-        sizes = [fake_row(seed=k, s=0.9, size="9 x 21") for k in range(3)]
-        lab.merge_csv(tmp_path / f"{name}.csv", growth.COLUMNS, sizes)
-    check_redrawn(growth.main, tmp_path)
-    assert "image 9 x 21, ours: S 0.900" in capsys.readouterr().out
+    assert steps["tunnelvision,rows=9,cols=21,max_episode_steps=420"] == 4.2 * standard
+    assert len(growth.grids()) + len(growth.pictures()) == 9
 
 
 def test_cue_reach_by_hand_and_its_scripted_student():
@@ -368,7 +389,7 @@ def test_cue_reach_by_hand_and_its_scripted_student():
         assert terminated and reward == pytest.approx(side - cue_reach.STEP_COST)
     assert 0.8 < lab.play_scripted("results.own_env.cue_reach:CueReach-v0", 100) < 0.9
     assert lab.play_scripted("results.own_env.cue:Cue-v0", 20) == 1
-    assert lab.play_scripted("tunnelvision", 20) == ""
+    assert lab.play_scripted("tunnelvision,rows=7", 20) == ""
 
 
 def test_the_lavas_scripted_student_and_the_teachers_map():
@@ -393,9 +414,9 @@ def test_own_env_is_redrawn(tmp_path, capsys):
     for env in own_env.ENVS:
         for method in own_env.METHODS:
             rows += [fake_row(env, method, seed, 0.5, scripted=0.83) for seed in range(3)]
-    lab.merge_csv(tmp_path / "own_env.csv", [*lab.RUN, "scripted"], rows)
+    lab.merge_csv(tmp_path / "own_env.csv", questions.COLUMNS, rows)
     check_redrawn(own_env.main, tmp_path)
-    assert "n = 3; T 1.000; scripted student 0.830" in capsys.readouterr().out
+    assert "n = 3; S 0.500; T 1.000; scripted 0.830" in capsys.readouterr().out
 
 
 def test_a_saved_run_is_evaluated_and_drawn(tmp_path, capsys):

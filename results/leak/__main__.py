@@ -12,15 +12,12 @@ run takes 20 seconds of a core in TunnelVision and 35 in CollectHealth. Once is 
 """
 
 import argparse
-import statistics
 from pathlib import Path
 
-from results import lab
-from results.leak.probes import NOISE, measure_missing, read_leak
+from results import lab, questions
+from results.leak.probes import measure_missing, read_leak
+from results.questions import Question
 from tsalign import BadInput
-
-MEASURED = ["leak", "leak_interval", "control", "control_interval", "private_bits"]
-COLUMNS = [*lab.KEY, "S", *MEASURED, "checkpoint", "defaults"]
 
 
 def train(args: argparse.Namespace) -> dict[Path, str]:
@@ -35,36 +32,17 @@ def train(args: argparse.Namespace) -> dict[Path, str]:
         raise BadInput(f"no runs in {args.out}; results.table1 makes them")
     failed = measure_missing(folders, args.jobs)
     rows = [lab.read_run(f) | read_leak(f) for f in folders if f not in failed]
-    lab.merge_csv(path, COLUMNS, rows)
+    lab.merge_csv(path, questions.COLUMNS, rows)
     return failed
-
-
-def report(args: argparse.Namespace) -> None:
-    """Draw leak.png: a dot with its interval for each seed. Print the means."""
-    by_env = lab.group(lab.read_csv(args.results / "leak.csv"), "env")
-    figure, axes = lab.make_figure(len(by_env), height=3.8)
-    for axis, (env, of_env) in zip(axes[0], by_env.items()):
-        groups = lab.by_method(of_env)
-        lab.draw_variants(axis, groups, "leak")
-        axis.set(title=env, ylim=(-0.1, 1.1))
-        for label, rows in groups.items():
-            leak = lab.numbers(rows, "leak")
-            spread = f"{min(leak):.3f} to {max(leak):.3f}"
-            control = max(lab.numbers(rows, "control"), key=abs)
-            bits = statistics.mean(lab.numbers(rows, "private_bits"))
-            print(f"{env} {label}: leak {statistics.mean(leak):.3f} ({spread})", end="")
-            print(f", n = {len(rows)}; control {control:+.3f} at most; of {bits:.2f} bits")
-    axes[0, 0].set_ylabel(f"leak, at noise {NOISE}")
-    note = "a dot for each of n seeds with its 95 % interval over five folds; 1: all leaks"
-    lab.save_figure(figure, args.results / "leak.png", note)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """`python -m results.leak`."""
     parser = lab.lab_parser("leak", __doc__, range(5))
-    parser.set_defaults(out=lab.TABLE1)
+    asked = {"leak": Question([], measures=("leak",))}
+    parser.set_defaults(out=lab.TABLE1, ask=lambda args: asked)
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="run folders")
-    lab.lab_main(train, report, parser, arguments)
+    lab.lab_main(train, questions.report, parser, arguments)
 
 
 if __name__ == "__main__":
