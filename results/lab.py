@@ -55,9 +55,7 @@ T_QUANTILES = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262]  
 def lab_parser(name: str, text: str, seeds=None) -> argparse.ArgumentParser:
     """The flags that all scripts of the lab have."""
     style = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        f"results.{name}", description=text, formatter_class=style
-    )
+    parser = argparse.ArgumentParser(f"results.{name}", None, text, formatter_class=style)
     parser.error = fail
     parser.add_argument("--jobs", type=int, default=2, help="processes, a core each")
     parser.add_argument("--seeds", type=int, nargs="+", default=seeds)
@@ -239,16 +237,12 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 def check_csv(path: Path) -> None:
     """Raises BadInput for a table whose rows were made with other defaults than today's."""
     for row in read_csv(path) if path.exists() else []:
-        env = row["env"]
-        method = row["method"]
-        if row.get("defaults") != defaults_of(env, method):
-            what = f"{path} has runs of other defaults ({env} {method})"
+        if row.get("defaults") != defaults_of(row["env"], row["method"]):
+            what = f"{path} has runs of other defaults ({row['env']} {row['method']})"
             raise BadInput(f"{what}: delete it, or name other --results")
 
 
-def merge_csv(
-    path: Path, columns: list[str], rows: list[dict], key: list[str] = KEY
-) -> None:
+def merge_csv(path: Path, columns: list[str], rows: list[dict], key=KEY) -> None:
     """Put rows into a table: each replaces the one of the same key, all others stay."""
     merged = {}
     for row in [*(read_csv(path) if path.exists() else []), *rows]:
@@ -344,9 +338,8 @@ def save_figure(figure: Figure, path: Path, note: str) -> None:
         axis.grid(alpha=0.3)
         for handle, label in zip(*axis.get_legend_handles_labels()):
             handles.setdefault(label, handle)
-    columns = min(4, len(handles))
     if handles:
-        where = {"loc": "outside lower center", "ncols": columns}
+        where = {"loc": "outside lower center", "ncols": min(4, len(handles))}
         figure.legend(handles.values(), handles, **where)
     figure.suptitle(note, fontsize=10)
     figure.savefig(path, dpi=110)

@@ -78,14 +78,14 @@ def looks_of(folder: Path) -> dict:
 def answer(name: str, question: Question, args: argparse.Namespace) -> dict[Path, str]:
     """Train what is missing, and fill the table. Returns {run folder: error}.
 
-    The leak is measured of the first seed alone: that takes as long as a run.
+    The leak is measured of the question's first seed alone: it takes as long as a run.
     """
-    seeds = args.seeds or question.seeds
-    runs = plan(question, seeds, args.out)
+    runs = plan(question, args.seeds or question.seeds, args.out)
     labels = {config.folder: label for label, config in runs}
     to_measure = []
-    if "leak" in question.measures:
-        to_measure = [config.folder for _, config in runs if config.seed == seeds[0]]
+    for _, config in runs:
+        if "leak" in question.measures and config.seed == question.seeds[0]:
+            to_measure.append(config.folder)
 
     def read(folder: Path) -> dict:
         row = lab.read_run(folder) | looks_of(folder)
@@ -185,7 +185,7 @@ def draw(name: str, question: Question, results: Path) -> None:
     """Draw a question's figure from its table, and print what came out."""
     rows = lab.read_csv(results / f"{name}.csv")
     columns = {question.title: rows} if question.title else lab.group(rows, "env")
-    figure, axes = lab.make_figure(len(columns), len(question.measures), height=3.0)
+    figure, axes = lab.make_figure(len(columns), len(question.measures))
     for column, (env, of_env) in zip(axes.T, columns.items()):
         title = env.rpartition(":")[2]
         groups = lab.by_method(of_env)

@@ -1,7 +1,7 @@
 """RobotEye-v0: a robot with an eye, simulated and drawn by MuJoCo.
 
     MUJOCO_GL=egl python tsalign.py --env results.camera.robot:RobotEye-v0
-    MUJOCO_GL=egl python -m results.camera.robot        # a scripted player, speed
+    MUJOCO_GL=egl python -m results.camera.robot        # the speed of a step
 
 What to install: see camera_view.py.
 
@@ -276,21 +276,6 @@ def scripted_student(picture: np.ndarray) -> np.ndarray:  # (S, S, 3) -> (3,)
     return np.array([0.2, aside, 2 * goal_left])
 
 
-def play(episodes: int, turns: bool = True) -> float:
-    """The success of the scripted student in episodes of the seeds 0, 1, ..."""
-    env = RobotEyeVectorEnv()
-    n_successes = 0
-    for seed in range(episodes):
-        obs, _ = env.reset(seed=seed)
-        ended = False
-        while not ended:
-            action = scripted_student(obs["student"][0]) * [1, 1, turns]
-            obs, _, terminated, truncated, _ = env.step(action[None])
-            ended = terminated[0] or truncated[0]
-        n_successes += terminated[0]
-    return n_successes / episodes
-
-
 def time_step(draws: bool, n_steps: int = 20) -> float:
     """Seconds of a step of one robot."""
     envs = RobotEyeVectorEnv(64)
@@ -303,7 +288,5 @@ def time_step(draws: bool, n_steps: int = 20) -> float:
 
 
 if __name__ == "__main__":
-    print(f"scripted student {play(200):.3f}")
-    print(f"scripted student that does not turn {play(200, turns=False):.3f}")
     microseconds = [1e6 * time_step(draws) for draws in (False, True)]
     print("a step without and with a picture, microseconds:", *map(round, microseconds))

@@ -14,6 +14,7 @@ try:
     mujoco.Renderer(mujoco.MjModel.from_xml_string("<mujoco/>"), 8, 8)
 except Exception as error:  # each missing library raises another one
     pytest.skip(f"MuJoCo cannot draw here: {error}", allow_module_level=True)
+from results import lab
 from results.camera import camera_view, robot
 
 REACHER = "results.camera.camera_view:ReacherCamera-v0"
@@ -164,6 +165,11 @@ def test_masked_reset_leaves_the_others_alone_and_truncation_is_counted_anew():
     assert truncated.tolist() == [True, False, True] and not terminated.any()
 
 
-def test_a_picture_is_enough_for_who_turns():
-    assert robot.play(60) >= 0.95
-    assert robot.play(20, turns=False) < 0.5
+def test_a_picture_is_enough_for_who_turns(monkeypatch):
+    assert lab.play_scripted(ROBOT, 60) >= 0.95
+    turning = robot.scripted_student
+    without_turning = np.array([1, 1, 0])
+    monkeypatch.setattr(
+        robot, "scripted_student", lambda picture: without_turning * turning(picture)
+    )
+    assert lab.play_scripted(ROBOT, 20) < 0.5
