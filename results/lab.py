@@ -174,16 +174,17 @@ def run_many(task: Callable, arguments: dict[Path, object], jobs: int) -> dict[P
         while waiting and len(running) < jobs:
             folder = waiting.pop(0)
             folder.mkdir(parents=True, exist_ok=True)
-            own = (task, arguments[folder], folder / f"{task.__name__}.txt")
+            output = folder / f"{task.__name__}.txt"
+            output.write_text("")  # a process may die before it says anything
+            own = (task, arguments[folder], output)
             process = context.Process(target=run_one, args=own, daemon=True)
             process.start()
-            running[process.sentinel] = (process, folder)
+            running[process.sentinel] = (process, folder, output)
         for sentinel in wait(running):
-            process, folder = running.pop(sentinel)
+            process, folder, output = running.pop(sentinel)
             process.join()
             if process.exitcode != 0:
-                said = (folder / f"{task.__name__}.txt").read_text().strip()
-                last_line = said.rpartition("\n")[2]
+                last_line = output.read_text().strip().rpartition("\n")[2]
                 failed[folder] = f"exit {process.exitcode}: {last_line}"
             left = len(waiting) + len(running)
             print(f"{folder}: {failed.get(folder, 'done')} ({left} to go)", flush=True)

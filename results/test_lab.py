@@ -4,8 +4,9 @@ import argparse
 import importlib
 import json
 import math
-import os
 import signal
+from functools import partial
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -31,9 +32,7 @@ TINY |= {"embedding_dim": 8, "width": 16}
 TINY |= {"eval_episodes": 4, "log_episodes": 4, "log_evals": 1}
 
 
-def fake_row(
-    env="tunnelvision", method="ours", seed=0, s=1.0, settings="", **others
-) -> dict:
+def fake_row(env="tunnelvision", method="ours", seed=0, s=1.0, settings="", **others):
     """A row of a table, as if it had been read from a finished run."""
     row = {"env": env, "method": method, "settings": settings, "seed": seed, "S": s}
     row |= {"kind": "success", "T": 1.0, "gap": 1.0 - s, "seconds": 9}
@@ -68,9 +67,8 @@ def test_intervals_by_hand():
     assert lab.interval([1.0, 2.0, 3.0]) == pytest.approx(4.303 / math.sqrt(3))
     assert lab.interval([0.5]) == math.inf
     twenty = [0.0, 1.0] * 10  # the quantile is 2.093
-    assert lab.interval(twenty) == pytest.approx(
-        2.093 * np.std(twenty, ddof=1) / 20**0.5, 0.01
-    )
+    expected = 2.093 * np.std(twenty, ddof=1) / 20**0.5
+    assert lab.interval(twenty) == pytest.approx(expected, 0.01)
 
 
 def test_a_verdict_follows_from_matched_seeds_and_their_number():
@@ -83,6 +81,16 @@ def test_a_verdict_follows_from_matched_seeds_and_their_number():
     assert questions.verdict(higher[:1], base) == "cannot tell"
     others = [fake_row(seed=k + 10, s=0.1) for k in range(3)]
     assert questions.verdict(higher, others) == "cannot tell"
+
+
+def test_failures_of_matched_seeds_by_hand():
+    assert questions.fisher_exact(3, 1, 4) == pytest.approx(34 / 70)  # the lady's tea
+    good = [fake_row(seed=k) for k in range(20)]
+    six_bad = [fake_row(seed=k, s=0.5 if k < 6 else 1.0) for k in range(30)]
+    p = 2 * math.comb(20, 6) / math.comb(40, 6)
+    told = questions.verdict(good, six_bad)
+    assert told.endswith(f"0 and 6 below 0.98 (Fisher's p {p:.2f})") and p < 0.05
+    assert questions.verdict(good, good).endswith("0 and 0 below 0.98 (Fisher's p 1.00)")
 
 
 def test_numbers_are_sorted_as_numbers():
@@ -112,7 +120,6 @@ def test_a_table_made_with_other_defaults_is_not_mixed(tmp_path, capsys):
 
 
 def test_settings_are_what_differs_from_the_standard_run():
-    assert lab.settings_of(lab.standard("collecthealth")) == ""
     assert lab.settings_of(lab.standard("tunnelvision", "no-align", seed=7)) == ""
     changed = lab.standard("tunnelvision", lambda_align=3, total_steps=64)
     assert lab.settings_of(changed) == "total_steps=64 lambda_align=3.0"
@@ -133,22 +140,11 @@ def test_runs_are_trained_once_kept_and_named_where_they_fail(tmp_path, capsys):
         lab.is_finished(Config(out=str(tmp_path), **TINY, lambda_align=3.0))
 
 
-def end_as_told(how: str) -> None:
-    """Say something, and then return, fail or be killed."""
-    print(how)
-    if how == "fails":
-        raise ValueError("no luck")
-    if how == "is killed":
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
 def test_a_process_that_is_killed_ends_no_other(tmp_path, capsys):
-    ends = {tmp_path / how: how for how in ("is killed", "fails", "returns")}
-    failed = lab.run_many(end_as_told, ends, jobs=2)
-    errors = {"is killed": "exit -9: is killed", "fails": "exit 1: ValueError: no luck"}
-    assert failed == {tmp_path / how: error for how, error in errors.items()}
-    assert (tmp_path / "returns" / "end_as_told.txt").read_text() == "returns\n"
-    assert capsys.readouterr().out.count(" to go)\n") == 3
+    signals = {tmp_path / "killed": signal.SIGKILL, tmp_path / "done": 0}
+    failed = lab.run_many(signal.raise_signal, signals, jobs=2)
+    assert failed == {tmp_path / "killed": "exit -9: "}
+    assert capsys.readouterr().out.count(" to go)\n") == 2
 
 
 def test_lab_main_ends_with_the_exit_code_that_it_says(tmp_path, capsys):
@@ -156,9 +152,7 @@ def test_lab_main_ends_with_the_exit_code_that_it_says(tmp_path, capsys):
         parser = lab.lab_parser("table1", "text", [0])
         return exit_code(lambda a: lab.lab_main(train, print, parser, a), *arguments)
 
-    def interrupted(args):
-        raise KeyboardInterrupt
-
+    interrupted = Mock(side_effect=KeyboardInterrupt)
     assert run(lambda args: {}) == 0
     assert run(lambda args: {tmp_path: "no luck"}) == 1
     assert f"failed: {tmp_path}: no luck" in capsys.readouterr().err
@@ -171,7 +165,8 @@ def test_lab_main_ends_with_the_exit_code_that_it_says(tmp_path, capsys):
 def test_help_and_bad_input_train_nothing(script, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(lab, "run_many", None)
     assert exit_code(script.main, "--help") == 0
-    arguments = ["nowhere"] if script is play else ["--report", "--results", tmp_path]
+    unknown = script in (play, claims)
+    arguments = ["no"] if unknown else ["--report", "--results", tmp_path]
     assert exit_code(script.main, *arguments) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
@@ -190,10 +185,8 @@ def test_table1_by_hand_and_redrawn(tmp_path, capsys):
     text = (tmp_path / "table1.md").read_text()
     assert "| `ours` | 3 | 1.000 ± 0.000 | 0.990 ± 0.010 |" in text
     assert "| 0.980 | 1.00 / 1.00 |" in text
-    assert (
-        "| `bc` | 2 | 1.000 ± 0.000 | 0.25 ± 0.07 | 0.75 ± 0.07 | 0.200 | 1.00 / 0.19 |"
-        in text
-    )
+    bc = "| `bc` | 2 | 1.000 ± 0.000 | 0.25 ± 0.07 | 0.75 ± 0.07 | 0.200 | 1.00 / 0.19 |"
+    assert bc in text
 
 
 # --- The leak -----------------------------------------------------------------------------
@@ -245,9 +238,8 @@ def test_folds_hold_different_layouts_and_any_two_bends_equally_often():
     for seed in range(0, 2000, 500):
         envs.reset(seed=seed)
         bends = (~envs.unwrapped.blocked[:, 1:-1, 4:-2:2]).argmax(1)
-        folds |= zip(
-            map(tuple, bends.tolist()), probes.fold_of("tunnelvision", envs).tolist()
-        )
+        layouts = map(tuple, bends.tolist())
+        folds |= zip(layouts, probes.fold_of("tunnelvision", envs).tolist())
     assert len(folds) == 125
     for fold in range(probes.FOLDS):
         of_fold = np.array([bends for bends in folds if folds[bends] == fold])
@@ -255,20 +247,24 @@ def test_folds_hold_different_layouts_and_any_two_bends_equally_often():
             assert len(np.unique(of_fold[:, pair], axis=0)) == 25
 
 
-def test_a_run_is_measured_once_and_redrawn(tmp_path, monkeypatch, capsys):
+def test_a_question_is_answered_and_a_run_is_measured_once(tmp_path, monkeypatch, capsys):
     told = {"nothing": 2.0, "nothing again": 1.9, "everything": 1.0, "embedding": 1.5}
     monkeypatch.setattr(probes, "train_probe", lambda kind, steps, fold: told[kind])
     monkeypatch.setattr(probes, "STEPS", {"tunnelvision": 2})
     monkeypatch.setattr(lab, "run_many", run_here)
     config = Config(out=str(tmp_path / "runs"), **TINY)
-    tsalign.train(config)
+    question = questions.Question([("tiny", config)], measures=("S", "leak"))
+    args = argparse.Namespace(seeds=[0, 4], out=tmp_path, results=tmp_path, jobs=1)
+    assert questions.answer("tiny", question, args) == {}
+    assert "1 of them to be measured" in capsys.readouterr().out
+    first, second = lab.read_csv(tmp_path / "tiny.csv")
+    assert first["variant"] == second["variant"] == "tiny"
+    figures = [float(first[name]) for name in ("leak", "control", "private_bits")]
+    assert figures == pytest.approx([0.5, 0.1, 1.0]) and second["leak"] == ""
     results = tmp_path / "results"
-    for to_go in ("1 of them", "0 of them"):
-        assert exit_code(leak.main, config.folder, "--results", results) == 0
-        assert to_go in capsys.readouterr().out
-    (row,) = lab.read_csv(results / "leak.csv")
-    figures = [float(row[name]) for name in ("leak", "control", "private_bits")]
-    assert figures == pytest.approx([0.5, 0.1, 1.0])
+    assert exit_code(leak.main, config.folder, "--results", results) == 0
+    assert "0 of them to be measured" in capsys.readouterr().out
+    assert lab.read_csv(results / "leak.csv")[0]["leak"] == first["leak"]
     check_redrawn(leak.main, results)
 
 
@@ -279,10 +275,11 @@ def run_here(task, arguments, jobs) -> dict:
     return {}
 
 
-# --- The claims ---------------------------------------------------------------------------
+# --- Claims, growth, environments of one's own, pictures ----------------------------------
 
 
-QUESTIONS = claims.QUESTIONS | growth.QUESTIONS
+OWN = own_env.ask(argparse.Namespace(envs=own_env.ENVS, methods=own_env.METHODS))
+QUESTIONS = claims.QUESTIONS | growth.QUESTIONS | OWN
 
 
 @pytest.mark.parametrize("name", QUESTIONS)
@@ -296,75 +293,31 @@ def test_each_question_has_a_folder_for_each_run_and_is_redrawn(name, tmp_path, 
         row = fake_row(config.env, config.method, config.seed, 0.9, settings, variant=label)
         if "leak" in question.measures and config.seed == 0:
             row |= {"leak": 0.1, "leak_interval": 0.05, "views_to_95": 4096}
-        rows.append(row)
+        rows.append(row | {"scripted": 0.83})
     lab.merge_csv(tmp_path / f"{name}.csv", questions.COLUMNS, rows)
-    check_redrawn(claims.main if name in claims.QUESTIONS else growth.main, tmp_path, name)
+    check_redrawn(partial(questions.main, "lab", "", QUESTIONS), tmp_path, name)
     said = capsys.readouterr().out
-    assert "n = 3; S 0.900; T 1.000" in said
+    assert "n = 3; S 0.900; T 1.000; scripted 0.830" in said
     if question.base:
         assert question.base in [label for label, _ in question.variants]
         assert f"S beside {question.base}: cannot tell (+0.000" in said
 
 
-def test_all_questions_are_answered_if_none_is_named(tmp_path, capsys):
-    assert exit_code(claims.main, "--report", "--results", tmp_path) == 2
-    first = next(iter(claims.QUESTIONS))
-    assert f"there is no {tmp_path}/{first}.csv" in capsys.readouterr().err
-    assert exit_code(claims.main, "colours", "--report") == 2
-    assert "there is no 'colours'" in capsys.readouterr().err
-
-
 def test_runs_at_table_1s_settings_are_table_1s(tmp_path):
-    homes = {}
-    for label, config in questions.plan(claims.QUESTIONS["align"], [0], tmp_path):
-        homes[config.env, label] = config.folder.parent
+    runs = questions.plan(claims.QUESTIONS["align"], [0], tmp_path)
+    homes = {(config.env, label): config.folder.parent for label, config in runs}
     assert homes["tunnelvision", "0"] == lab.TABLE1
     assert homes["collecthealth", f"{Config.lambda_align:g}"] == lab.TABLE1
     assert homes["collecthealth", "10"] == tmp_path / "lambda_align=10.0"
 
 
-def test_fisher_by_hand():
-    assert questions.fisher_exact(3, 1, 4) == pytest.approx(34 / 70)  # the tea of a lady
-    assert questions.fisher_exact(0, 0, 20) == 1
-    both_ends = 2 * math.comb(20, 5) / math.comb(40, 5)
-    assert questions.fisher_exact(5, 0, 20) == pytest.approx(both_ends)
-
-
-def test_failures_are_counted_on_the_seeds_that_both_have():
-    good = [fake_row(seed=k) for k in range(20)]
-    six_bad = [fake_row(seed=k, s=0.5 if k < 6 else 1.0) for k in range(30)]
-    by_chance = 2 * math.comb(20, 6) / math.comb(40, 6)
-    counted = f"0 and 6 below 0.98 (Fisher's p {by_chance:.2f})"
-    assert questions.verdict(good, six_bad).endswith(counted)
-    assert "6 and 0 below 0.98" in questions.verdict(six_bad, good)
-    assert "(Fisher's p 0.10)" in questions.verdict(good[:3], six_bad)
-
-
 def test_s_is_95_where_two_evaluations_in_a_row_say_so(tmp_path):
-    lines = ["env_steps,student_views,success_student"]
-    lines += ["100,1,.96", "200,2,.90", "300,3,.95", "400,4,.97", "500,5,.2"]
-    (tmp_path / "log.csv").write_text("\n".join(lines))
+    log = "env_steps,student_views,success_student\n1,1,.96\n2,2,.9\n300,3,.95\n400,4,.97"
+    (tmp_path / "log.csv").write_text(log)
     found = {"steps_to_95": "300", "views_to_95": "3", "worst_later": ""}
     assert questions.looks_of(tmp_path) == found
     (tmp_path / "log.csv").write_text("success_student\n.5\n.99\n.97\n1.0")
     assert questions.looks_of(tmp_path)["worst_later"] == 0.97
-
-
-def test_a_question_is_answered_and_its_leak_measured_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(lab, "run_many", run_here)
-    monkeypatch.setattr(probes, "train_probe", lambda kind, steps, fold: len(kind))
-    monkeypatch.setattr(probes, "STEPS", {"tunnelvision": 2})
-    variants = [("tiny", lab.standard("tunnelvision", **TINY))]
-    question = questions.Question(variants, measures=("S", "leak"))
-    args = argparse.Namespace(seeds=[0, 4], out=tmp_path / "runs", results=tmp_path, jobs=1)
-    for _ in range(2):
-        assert questions.answer("q", question, args) == {}
-        rows = lab.read_csv(tmp_path / "q.csv")
-        assert [row["variant"] for row in rows] == ["tiny", "tiny"]
-        assert [row["leak"] == "" for row in rows] == [False, True]
-
-
-# --- Growth, environments of one's own, pictures ------------------------------------------
 
 
 def test_growth_follows_its_rule():
@@ -407,16 +360,6 @@ def test_the_lavas_scripted_student_and_the_teachers_map():
         np.testing.assert_array_equal(near[is_seen], student[is_seen])
         action = lava.scripted_student(obs["student"])
         obs, _, terminated, _, _ = env.step(action)
-
-
-def test_own_env_is_redrawn(tmp_path, capsys):
-    rows = []
-    for env in own_env.ENVS:
-        for method in own_env.METHODS:
-            rows += [fake_row(env, method, seed, 0.5, scripted=0.83) for seed in range(3)]
-    lab.merge_csv(tmp_path / "own_env.csv", questions.COLUMNS, rows)
-    check_redrawn(own_env.main, tmp_path)
-    assert "n = 3; S 0.500; T 1.000; scripted 0.830" in capsys.readouterr().out
 
 
 def test_a_saved_run_is_evaluated_and_drawn(tmp_path, capsys):
