@@ -6,6 +6,7 @@ sentence for each variant, with what n seeds can tell of it.
 """
 
 import argparse
+import itertools
 import math
 import statistics
 from dataclasses import replace
@@ -63,11 +64,8 @@ def looks_of(folder: Path) -> dict:
     """When S was .95 twice in a row, and the lowest S after the first at .99; "": never."""
     log = lab.read_csv(folder / "log.csv")
     good = lab.reached(log, 0.95)
-    later = []
-    for row in log:
-        score = lab.score_of(row, "student")
-        if later or score >= 0.99:
-            later.append(score)
+    scores = [lab.score_of(row, "student") for row in log]
+    later = itertools.dropwhile(lambda score: score < 0.99, scores)
     return {
         "steps_to_95": good.get("env_steps", ""),
         "views_to_95": good.get("student_views", ""),
