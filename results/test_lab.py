@@ -396,7 +396,7 @@ def test_the_race_is_redrawn_and_says_how_many_times_ours(tmp_path, capsys):
         for seed in range(3):
             which = {"task": "RobotEye", "entrant": entrant, "seed": seed}
             there = {"seconds_to_goal": seconds, "views_to_goal": seconds}
-            runs.append(which | there | {"T": 1, "S": 0.9, "seconds": 30})
+            runs.append(which | there | {"T": 1, "S": 0.9, "train_seconds": 30})
             curves += [row | which for row in exams(0.5, 0.9)]
     lab.merge_csv(tmp_path / "runs.csv", peers.RUNS, runs, peers.KEY)
     key = [*peers.KEY, "env_steps"]

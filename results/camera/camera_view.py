@@ -108,10 +108,3 @@ gym.register(
     max_episode_steps=50,
     kwargs={"env_id": "Reacher-v5", "default_camera_config": FROM_ABOVE},
 )
-# How to catch a pole depends on how fast it moves, which one picture does not show.
-gym.register(
-    "PendulumCamera-v0",
-    entry_point=camera_env,
-    max_episode_steps=1000,
-    kwargs={"env_id": "InvertedPendulum-v5", "frames": 2},
-)

@@ -1,7 +1,6 @@
 """RobotEye-v0: a robot with an eye, simulated and drawn by MuJoCo.
 
     MUJOCO_GL=egl python tsalign.py --env results.camera.robot:RobotEye-v0
-    MUJOCO_GL=egl python -m results.camera.robot        # the speed of a step
 
 What to install: see camera_view.py.
 
@@ -17,7 +16,6 @@ frame x forward, y left. Shapes: N sub-environments, S x S pixels of the student
 
 import functools
 import math
-import time
 
 import gymnasium as gym
 import mujoco
@@ -274,19 +272,3 @@ def scripted_student(picture: np.ndarray) -> np.ndarray:  # (S, S, 3) -> (3,)
         return np.array([1.0, goal_left, 2 * goal_left])
     aside = 1.0 if RIGHT[blocked].mean() > 0 else -1.0
     return np.array([0.2, aside, 2 * goal_left])
-
-
-def time_step(draws: bool, n_steps: int = 20) -> float:
-    """Seconds of a step of one robot."""
-    envs = RobotEyeVectorEnv(64)
-    envs.draw_student = draws
-    envs.reset(seed=0)
-    start = time.perf_counter()
-    for _ in range(n_steps):
-        envs.step(np.zeros((64, 3)))
-    return (time.perf_counter() - start) / (64 * n_steps)
-
-
-if __name__ == "__main__":
-    microseconds = [1e6 * time_step(draws) for draws in (False, True)]
-    print("a step without and with a picture, microseconds:", *map(round, microseconds))

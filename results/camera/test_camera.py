@@ -1,7 +1,9 @@
 """Are the pictures true, drawn only when asked for, and enough to act on?"""
 
 import os
+import time
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
@@ -18,8 +20,14 @@ from results import lab
 from results.camera import camera_view, robot
 
 REACHER = "results.camera.camera_view:ReacherCamera-v0"
-PENDULUM = "results.camera.camera_view:PendulumCamera-v0"
+PENDULUM = "PendulumCamera-v0"
 ROBOT = "results.camera.robot:RobotEye-v0"
+gym.register(
+    PENDULUM,
+    entry_point=camera_view.camera_env,
+    max_episode_steps=1000,
+    kwargs={"env_id": "InvertedPendulum-v5", "frames": 2},
+)
 each_env = pytest.mark.parametrize("env_id", [REACHER, PENDULUM, ROBOT])
 
 
@@ -165,11 +173,29 @@ def test_masked_reset_leaves_the_others_alone_and_truncation_is_counted_anew():
     assert truncated.tolist() == [True, False, True] and not terminated.any()
 
 
-def test_a_picture_is_enough_for_who_turns(monkeypatch):
+def test_a_picture_is_enough_for_who_turns():
     assert lab.play_scripted(ROBOT, 60) >= 0.95
-    turning = robot.scripted_student
-    without_turning = np.array([1, 1, 0])
-    monkeypatch.setattr(
-        robot, "scripted_student", lambda picture: without_turning * turning(picture)
-    )
-    assert lab.play_scripted(ROBOT, 20) < 0.5
+
+
+def test_a_picture_is_not_enough_for_who_does_not_turn():
+    envs = robot.RobotEyeVectorEnv(30)
+    obs, _ = envs.reset(seed=0)
+    succeeds = np.zeros(30, bool)
+    for _ in range(120):
+        actions = [robot.scripted_student(view) * [1, 1, 0] for view in obs["student"]]
+        obs, _, terminated, _, _ = envs.step(np.array(actions))
+        succeeds |= terminated  # and what it does afterwards does not matter
+    assert succeeds.mean() < 0.5
+
+
+def test_a_step_with_a_picture_takes_many_times_as_long():
+    envs = robot.RobotEyeVectorEnv(64)
+    envs.reset(seed=0)
+    seconds = []
+    for draws in (True, False):
+        envs.draw_student = draws
+        start = time.perf_counter()
+        for _ in range(20):
+            envs.step(np.zeros((64, 3)))
+        seconds.append(time.perf_counter() - start)
+    assert seconds[0] > 10 * seconds[1]  # on a quiet machine about fifty times

@@ -14,19 +14,16 @@ rivals.py and sb3.py.
 """
 
 import argparse
-import importlib
 import json
 import math
 import os
 import statistics
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
 import tsalign
 from results import lab
@@ -35,8 +32,8 @@ from tsalign import Config, checked
 EXAMS = 25
 PATIENCE = 10  # times the seconds of ours
 KEY = ["task", "entrant", "seed"]
-RUNS = [*KEY, "T", "S", "seconds_to_goal", "views_to_goal", "steps_to_goal"]
-RUNS += ["seconds", "views", "env_steps", "kind", "device", "torch"]
+RUNS = [*KEY, "T", "S", "seconds_to_goal", "views_to_goal"]
+RUNS += ["train_seconds", "device", "torch"]
 CURVES = [*KEY, "env_steps", "student_views", "train_seconds", "S"]
 
 
@@ -55,23 +52,14 @@ TASKS = {
     "CollectHealth": Task("collecthealth", 0.95),
     "TunnelVision": Task("tunnelvision", 0.95),
 }
-
-
-class Entrant(NamedTuple):
-    """A method, and in what its runs differ from the environment's usual ones."""
-
-    method: str
-    settings: dict = {}
-
-
-ENTRANTS = {
-    "ours": Entrant("ours"),
-    "ours, sparing": Entrant("ours", {"pairs_every": 192}),
-    "bc": Entrant("bc"),
-    "dagger": Entrant("results.peers.rivals:dagger"),
-    "asymmetric": Entrant("results.peers.rivals:asymmetric"),
-    "ppo": Entrant("results.peers.rivals:ppo"),
-    "sb3": Entrant("results.peers.sb3:sb3"),
+ENTRANTS = {  # in what their runs differ from the environment's usual ones
+    "ours": {"method": "ours"},
+    "ours, sparing": {"method": "ours", "pairs_every": 192},
+    "bc": {"method": "bc"},
+    "dagger": {"method": "results.peers.rivals:dagger"},
+    "asymmetric": {"method": "results.peers.rivals:asymmetric"},
+    "ppo": {"method": "results.peers.rivals:ppo"},
+    "sb3": {"method": "results.peers.sb3:sb3"},
 }
 
 
@@ -81,62 +69,39 @@ class Start(NamedTuple):
     task: str
     entrant: str
     config: Config
-    limit: float  # seconds, of a rival
-
-
-def plan(task: str, entrant: str, seed: int, out: Path, limit: float = math.inf) -> Start:
-    """The run has its environment's usual settings and steps; only it is examined more."""
-    method, settings = ENTRANTS[entrant]
-    folder = out / entrant.replace(", ", "-").replace(" ", "-")
-    episodes = TASKS[task].episodes
-    exams = {"log_evals": EXAMS, "log_episodes": episodes, "eval_episodes": 4 * episodes}
-    config = checked(lab.standard(TASKS[task].env, method, seed=seed, **settings, **exams))
-    return Start(task, entrant, replace(config, out=str(folder)), limit)
+    limit: float = math.inf  # seconds, of a rival
 
 
 def run_entrant(start: Start) -> None:
-    """Train in this process; `log.csv` of the run's folder has a row for each exam."""
-    if start.config.method in tsalign.METHODS:
-        tsalign.train(start.config)
-    else:
-        run_rival(start)
+    """Train in this process; `log.csv` of the run's folder has a row for each exam.
 
-
-def run_rival(start: Start) -> None:
-    """Train a rival, the clock stopped for exams. Writes what `tsalign.train` writes."""
+    Of a rival the clock is stopped for exams, as `tsalign.train` does it.
+    """
     config = checked(start.config)
+    if config.method in tsalign.METHODS:
+        tsalign.train(config)
+        return
     torch.set_num_threads(1)
     torch.manual_seed(config.seed)
     tsalign.open_folder(config)
     exam_envs = tsalign.make_envs(config.env, config.log_episodes)
-    train = find_rival(config.method)
+    train_rival = tsalign.find_method(config.method).train_on_pairs
     rows = []
     seconds = 0.0
-    cycles = train(config)
-    while True:
-        began = time.perf_counter()
-        cycle = next(cycles, None)
+    began = time.perf_counter()
+    for env_steps, views, player in train_rival(config):
         seconds += time.perf_counter() - began
-        if cycle is None:
-            break
-        env_steps, views, player = cycle
         is_stopped = seconds > start.limit
         if env_steps >= (len(rows) + 1) * config.total_steps / EXAMS or is_stopped:
-            row = examine(exam_envs, player, seed=env_steps)
-            row |= {"env_steps": env_steps, "student_views": views}
-            rows.append(row | {"train_seconds": seconds})
+            spent = {"env_steps": env_steps, "student_views": views}
+            spent["train_seconds"] = seconds
+            rows.append(spent | examine(exam_envs, player, seed=env_steps))
             tsalign.save_log(config, rows)
             if is_stopped or lab.reached(rows, TASKS[start.task].goal):
                 break
-    result = {**rows[-1], "device": "cpu", "torch": torch.__version__}
+        began = time.perf_counter()
+    result = rows[-1] | {"device": "cpu", "torch": torch.__version__}
     tsalign.write_at_once(config.folder / "result.json", json.dumps(result))
-
-
-def find_rival(method: str):
-    """The generator of a rival's name. Imported here: only sb3 needs its library."""
-    name = method.rpartition(":")[2]
-    module = importlib.import_module(method.partition(":")[0])
-    return getattr(module, f"train_{name}")
 
 
 def examine(envs, player, seed: int) -> dict[str, float]:
@@ -147,53 +112,38 @@ def examine(envs, player, seed: int) -> dict[str, float]:
     return {"return_student": float(returns.mean())}
 
 
-def read_entrant(start: Start) -> tuple[dict, list[dict]]:
-    """A finished run as a row of runs.csv, and its exams as rows of curves.csv."""
-    folder = start.config.folder
-    result = json.loads((folder / "result.json").read_text())
-    exams = lab.read_csv(folder / "log.csv")
-    which = {"task": start.task, "entrant": start.entrant, "seed": start.config.seed}
-    goal = lab.reached(exams, TASKS[start.task].goal)
-    run = {
-        **which,
-        "kind": "success" if "success_student" in result else "return",
-        "T": lab.score_of(result, "teacher"),
-        "S": lab.score_of(result, "student"),
-        "seconds_to_goal": goal.get("train_seconds", ""),
-        "views_to_goal": goal.get("student_views", ""),
-        "steps_to_goal": goal.get("env_steps", ""),
-        "seconds": exams[-1]["train_seconds"],
-        "views": exams[-1]["student_views"],
-        "env_steps": exams[-1]["env_steps"],
-        "device": result["device"],
-        "torch": result["torch"],
-    }
-    return run, [row | which | {"S": lab.score_of(row, "student")} for row in exams]
-
-
 def train(args: argparse.Namespace) -> dict[Path, str]:
-    """Ours first: its seconds set the limit of the others. Fill runs.csv and curves.csv."""
+    """Ours first: its seconds set the limit of the others -> {folder: error}."""
     os.environ.setdefault("MUJOCO_GL", "egl")
     os.environ["LP_NUM_THREADS"] = "1"  # the software renderer, too, has one core
     failed = {}
     for task in args.tasks:
-        of_ours = [plan(task, "ours", seed, args.out) for seed in args.seeds]
-        failed |= run_all(of_ours, args)
-        times = []
-        for start in of_ours:
-            if start.config.folder not in failed:
-                run, _ = read_entrant(start)
-                times.append(float(run["seconds_to_goal"] or run["seconds"]))
-        limit = PATIENCE * statistics.median(times)
-        others = []
-        for entrant in args.entrants:
-            others += [plan(task, entrant, seed, args.out, limit) for seed in args.seeds]
-        failed |= run_all(others, args)
+        failed |= run_all(task, ["ours"], math.inf, args)
+        seconds = []
+        for row in lab.read_csv(args.results / "runs.csv"):
+            is_ours = row["task"] == task and row["entrant"] == "ours"
+            if is_ours and int(row["seed"]) in args.seeds:
+                seconds.append(float(row["seconds_to_goal"] or row["train_seconds"]))
+        limit = PATIENCE * statistics.median(seconds)
+        failed |= run_all(task, args.entrants, limit, args)
     return failed
 
 
-def run_all(starts: list[Start], args: argparse.Namespace) -> dict[Path, str]:
-    """Train what is missing, put what has finished into the tables -> {folder: error}."""
+def run_all(
+    task: str, entrants: list[str], limit: float, args: argparse.Namespace
+) -> dict[Path, str]:
+    """Train what is missing, put what has finished into the tables -> {folder: error}.
+
+    A run has its environment's usual settings and steps; only it is examined more.
+    """
+    env, _, episodes = TASKS[task]
+    exams = {"log_evals": EXAMS, "log_episodes": episodes, "eval_episodes": 4 * episodes}
+    starts = []
+    for entrant in entrants:
+        own = ENTRANTS[entrant] | {"out": str(args.out / entrant.replace(", ", "-"))}
+        for seed in args.seeds:
+            config = lab.standard(env, seed=seed, **own, **exams)
+            starts.append(Start(task, entrant, config, limit))
     waiting = {}
     for start in starts:
         if not lab.is_finished(start.config):
@@ -211,6 +161,20 @@ def run_all(starts: list[Start], args: argparse.Namespace) -> dict[Path, str]:
     return failed
 
 
+def read_entrant(start: Start) -> tuple[dict, list[dict]]:
+    """A finished run as a row of runs.csv, and its exams as rows of curves.csv."""
+    result = json.loads((start.config.folder / "result.json").read_text())
+    exams = lab.read_csv(start.config.folder / "log.csv")
+    goal = lab.reached(exams, TASKS[start.task].goal)
+    which = {"task": start.task, "entrant": start.entrant, "seed": start.config.seed}
+    run = result | which
+    run["T"] = lab.score_of(result, "teacher")
+    run["S"] = lab.score_of(result, "student")
+    run["seconds_to_goal"] = goal.get("train_seconds", "")
+    run["views_to_goal"] = goal.get("student_views", "")
+    return run, [row | which | {"S": lab.score_of(row, "student")} for row in exams]
+
+
 # --- What came out ------------------------------------------------------------------------
 
 
@@ -221,47 +185,27 @@ def in_order(rows: list[dict], name: str, order: dict) -> dict[str, list[dict]]:
 
 
 def draw_race(curves: list[dict], path: Path) -> None:
-    """The robot: success of the student over seconds and views, a line for each seed."""
-    of_robot = [row for row in curves if row["task"] == "RobotEye"]
-    of_robot = [row for row in of_robot if not row["entrant"].startswith("ours,")]
-    figure, axes = lab.make_figure(2, height=3.4)
-    columns = {"train_seconds": "seconds of one core", "student_views": "pictures drawn"}
-    for axis, (column, label) in zip(axes[0], columns.items()):
-        for entrant, rows in in_order(of_robot, "entrant", ENTRANTS).items():
-            by_seed = lab.group(rows, "seed")
-            for of_seed in by_seed.values():
-                shown = [row for row in of_seed if float(row[column]) > 0]
-                axis.plot(
-                    lab.numbers(shown, column),
-                    lab.numbers(shown, "S"),
-                    color=lab.COLOURS[entrant],
-                    label=f"{entrant} (n = {len(by_seed)})",
-                )
-        axis.set(xscale="log", xlabel=label)
-    axes[0, 0].set_ylabel("success of the student")
-    note = "the robot with an eye: a line for each seed; rivals stop at the goal, .95 twice"
+    """The student's score over seconds and views: a row for each task."""
+    by_task = in_order(curves, "task", TASKS)
+    figure, axes = lab.make_figure(2, len(by_task))
+    for (left, right), (task, of_task) in zip(axes, by_task.items()):
+        draw_curves(left, of_task, "train_seconds")
+        draw_curves(right, of_task, "student_views")
+        left.set(ylabel=f"{task}: the student", xlabel="seconds of one core")
+        right.set_xlabel("student's views drawn")
+    note = "a line for each seed; rivals stop at the goal (dotted), twice in a row"
     lab.save_figure(figure, path, note)
 
 
-def draw_goals(runs: list[dict], path: Path) -> None:
-    """Seconds and views to the goal of each task: a dot for each seed that reached it."""
-    by_task = in_order(runs, "task", TASKS)
-    figure, axes = lab.make_figure(2, len(by_task), height=2.0)
-    for row, (task, of_task) in zip(axes, by_task.items()):
-        by_entrant = in_order(of_task, "entrant", ENTRANTS)
-        for axis, unit in zip(row, ("seconds", "views")):
-            names = []
-            for y, (entrant, rows) in enumerate(by_entrant.items()):
-                times = lab.numbers(rows, f"{unit}_to_goal")
-                axis.plot(times, [y] * len(times), "o", color=lab.COLOURS[entrant])
-                names.append(f"{entrant} ({len(times)} of {len(rows)})")
-            axis.set_yticks(range(len(names)), names, fontsize=8)
-            axis.set(xscale="log", ylim=(len(names) - 0.5, -0.5), title=f"{task}: {unit}")
-            axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axis.xaxis.set_major_formatter(EngFormatter(sep=""))  # 20k for 20,000
-            axis.xaxis.set_minor_locator(NullLocator())
-    note = "a dot for each seed that reached the goal (so many of n)"
-    lab.save_figure(figure, path, note)
+def draw_curves(axis, of_task: list[dict], column: str) -> None:
+    """One panel: a line for each seed, and the goal."""
+    for entrant, rows in in_order(of_task, "entrant", ENTRANTS).items():
+        for run in lab.group(rows, "seed").values():
+            spent = lab.numbers(run, column)
+            colour = lab.COLOURS[entrant]
+            axis.plot(spent, lab.numbers(run, "S"), color=colour, label=entrant)
+    axis.axhline(TASKS[of_task[0]["task"]].goal, color="black", linestyle="dotted")
+    axis.set_xscale("log", nonpositive="mask")  # bc has seen nothing at first
 
 
 def middle(rows: list[dict], name: str) -> float:
@@ -271,9 +215,12 @@ def middle(rows: list[dict], name: str) -> float:
 
 def report(args: argparse.Namespace) -> None:
     """Draw both figures from the tables; print medians, and how many times ours."""
+    curves = lab.read_csv(args.results / "curves.csv")
+    curves = [row for row in curves if row["entrant"] != "ours, sparing"]  # it hides ours
+    draw_race(curves, args.results / "peers.png")
+    if of_robot := [row for row in curves if row["task"] == "RobotEye"]:
+        draw_race(of_robot, args.results / "robot.png")
     runs = lab.read_csv(args.results / "runs.csv")
-    draw_race(lab.read_csv(args.results / "curves.csv"), args.results / "robot.png")
-    draw_goals(runs, args.results / "peers.png")
     for task, of_task in in_order(runs, "task", TASKS).items():
         by_entrant = in_order(of_task, "entrant", ENTRANTS)
         print(f"{task}, goal {TASKS[task].goal}; medians, and how many times those of ours")
@@ -284,7 +231,7 @@ def report(args: argparse.Namespace) -> None:
                 value = middle(rows, f"{unit}_to_goal")
                 ratio = value / middle(by_entrant["ours"], f"{unit}_to_goal")
                 text += f"; {unit} {value:,.0f} ({ratio:.1f})"
-            stopped = statistics.median(lab.numbers(rows, "seconds"))
+            stopped = middle(rows, "train_seconds")
             scores = " ".join(f"{value:.3f}" for value in lab.numbers(rows, "S"))
             print(f"{text}; ended at {stopped:,.0f} s, S {scores}")
 

@@ -11,6 +11,7 @@ Each is a generator: after a cycle it yields its environment steps, the student'
 that were drawn for it, and the networks that play.
 """
 
+import functools
 import math
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -22,14 +23,7 @@ from torch.optim import Adam
 import tsalign
 from tsalign import Config, Critic, Method, Networks, Pairs, to_tensor, train_bc_student
 
-ppo = Method(train_bc_student)  # of the row, only what the networks are is read here
-asymmetric = Method(train_bc_student)
-dagger = Method(
-    train_bc_student,
-    policy_gradient_reaches_encoder=True,
-    has_student_policy=True,
-    student_share=0.25,
-)
+DAGGER_SHARE = 0.25  # of the steps are the student's
 DAGGER_MEMORY = 32_768  # steps of the student that are remembered
 
 
@@ -127,16 +121,6 @@ def update_actor(nets, critic, optimizer, steps: Steps, config: Config, progress
         tsalign.take_step(optimizer, loss, config.max_grad_norm)
 
 
-def train_ppo(config: Config) -> Iterator[tuple[int, int, Networks]]:
-    """PPO on the student's view."""
-    return train_actor(config, "student")
-
-
-def train_asymmetric(config: Config) -> Iterator[tuple[int, int, Networks]]:
-    """PPO on the student's view with a critic on the teacher's."""
-    return train_actor(config, "teacher")
-
-
 @torch.no_grad()
 def student_is_told(envs, obs: dict, nets: Networks, n_steps: int) -> tuple[Pairs, dict]:
     """The student acts for T steps -> views with the teacher's action, next observation."""
@@ -160,7 +144,7 @@ def train_dagger(config: Config) -> Iterator[tuple[int, int, Networks]]:
     teacher_optimizer, student_optimizer = tsalign.make_optimizers(nets, config)
     steps_of_cycle = config.num_envs * config.rollout_steps
     n_cycles = math.ceil(config.total_steps / steps_of_cycle)
-    n_teacher = n_cycles - math.ceil(dagger.student_share * n_cycles)
+    n_teacher = n_cycles - math.ceil(DAGGER_SHARE * n_cycles)
     keeps_no_pairs = [False] * (config.rollout_steps + 1)
     tsalign.set_draw_student(envs, False)
     obs = tsalign.reset_envs(envs, seed=config.seed)
@@ -185,3 +169,14 @@ def train_dagger(config: Config) -> Iterator[tuple[int, int, Networks]]:
         train_bc_student(nets, student_optimizer, memory, config, progress)
         views = (cycle + 1 - n_teacher) * steps_of_cycle
         yield (cycle + 1) * steps_of_cycle, views, nets
+
+
+# What stands in the place of `Method.train_on_pairs` is called by results.peers alone.
+ppo = Method(functools.partial(train_actor, critic_view="student"))
+asymmetric = Method(functools.partial(train_actor, critic_view="teacher"))
+dagger = Method(
+    train_dagger,
+    policy_gradient_reaches_encoder=True,
+    has_student_policy=True,
+    student_share=DAGGER_SHARE,
+)

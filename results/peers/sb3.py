@@ -18,25 +18,24 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 import tsalign
-from tsalign import Config, Encoder, Method, train_bc_student
+from tsalign import Config, Encoder, Method
 
-sb3 = Method(train_bc_student)  # a name for the tables; nothing of the row is read
 NUM_ENVS = 8
-USUAL = {
-    "n_steps": 128,
-    "batch_size": 256,
-    "n_epochs": 4,
-    "learning_rate": 2.5e-4,
-    "clip_range": 0.1,
-    "ent_coef": 0.01,
-}
+N_STEPS = 128  # of each, in a cycle
 
 
 class StudentEnvs(VecEnv):
     """N environments as stable-baselines3 wants them: one view, reset as soon as they end.
 
-    Images are flat, (N, H*W*C), so that it neither scales nor transposes them.
+    Images are flat, (N, H*W*C), so that it neither scales nor transposes them. Its own
+    `DummyVecEnv` would step copies one by one and take up to half again as long.
     """
+
+    # PPO needs none of these.
+    close = None
+    set_attr = None
+    env_method = None
+    env_is_wrapped = None
 
     def __init__(self, envs) -> None:
         self.envs = envs
@@ -44,15 +43,14 @@ class StudentEnvs(VecEnv):
         flat = Box(view.low.ravel(), view.high.ravel(), dtype=view.dtype)
         super().__init__(envs.num_envs, flat, envs.single_action_space)
 
-    def flat(self, obs: dict) -> np.ndarray:
-        """The student's view, (N, ...) -> (N, H*W*C)."""
-        return obs["student"].reshape(self.num_envs, -1)
+    def get_attr(self, attr_name: str, indices=None) -> list:
+        """It asks for `render_mode`."""
+        return [None] * self.num_envs
 
-    def reset(self) -> np.ndarray:
+    def reset(self) -> np.ndarray:  # -> (N, H*W*C)
         """Reset all environments; environment i has the seed of the first plus i."""
         obs = tsalign.reset_envs(self.envs, seed=self._seeds[0])
-        self._reset_seeds()
-        return self.flat(obs)
+        return obs["student"].reshape(self.num_envs, -1)
 
     def step_async(self, actions: np.ndarray) -> None:
         """Keep the actions, (N,) or (N, A)."""
@@ -61,35 +59,14 @@ class StudentEnvs(VecEnv):
     def step_wait(self):
         """One step; where an episode ends, its last view is in `infos`."""
         obs, reward, terminated, truncated, _ = tsalign.step_envs(self.envs, self.actions)
-        view = self.flat(obs)
         done = terminated | truncated
         infos = [{} for _ in reward]
         for i in np.flatnonzero(done):
-            infos[i]["terminal_observation"] = view[i].copy()
+            infos[i]["terminal_observation"] = obs["student"][i].flatten()
             infos[i]["TimeLimit.truncated"] = bool(truncated[i] and not terminated[i])
         if done.any():
-            view = self.flat(tsalign.reset_envs(self.envs, ended=done))
-        return view, reward, done, infos
-
-    def close(self) -> None:
-        """Close our environments."""
-        self.envs.close()
-
-    def get_attr(self, attr_name: str, indices=None) -> list:
-        """The same for all environments."""
-        return [getattr(self.envs, attr_name, None)] * self.num_envs
-
-    def set_attr(self, attr_name: str, value, indices=None) -> None:
-        """PPO does not need it."""
-        raise NotImplementedError
-
-    def env_method(self, method_name: str, *args, indices=None, **kwargs) -> list:
-        """PPO does not need it."""
-        raise NotImplementedError
-
-    def env_is_wrapped(self, wrapper_class: type, indices=None) -> list[bool]:
-        """None is."""
-        return [False] * self.num_envs
+            obs = tsalign.reset_envs(self.envs, ended=done)
+        return obs["student"].reshape(self.num_envs, -1), reward, done, infos
 
 
 class Features(BaseFeaturesExtractor):
@@ -123,24 +100,30 @@ class Player(nn.Module):
 def train_sb3(config: Config) -> Iterator[tuple[int, int, Player]]:
     """As the generators in rivals.py."""
     envs = tsalign.make_envs(config.env, NUM_ENVS)
+    view = envs.single_observation_space["student"]
     networks = {
         "features_extractor_class": Features,
-        "features_extractor_kwargs": {
-            "view": envs.single_observation_space["student"],
-            "config": config,
-        },
+        "features_extractor_kwargs": {"view": view, "config": config},
         "net_arch": [config.width, config.width],
         "activation_fn": nn.ReLU,
     }
     model = PPO(
         "MlpPolicy",
         StudentEnvs(envs),
-        **USUAL,
+        n_steps=N_STEPS,
+        batch_size=256,
+        n_epochs=4,
+        learning_rate=2.5e-4,
+        clip_range=0.1,
+        ent_coef=0.01,
         policy_kwargs=networks,
         device="cpu",
         seed=config.seed,
     )
     player = Player(model.policy)
     while model.num_timesteps < config.total_steps:
-        model.learn(NUM_ENVS * USUAL["n_steps"], reset_num_timesteps=False)
+        model.learn(NUM_ENVS * N_STEPS, reset_num_timesteps=False)
         yield model.num_timesteps, model.num_timesteps, player
+
+
+sb3 = Method(train_sb3)

@@ -5,8 +5,8 @@
 
 Prints success (or return) of both agents: the way to evaluate a saved run. Then draws a
 column for each run, the teacher above, the student below, all from one start. Another start
-may show another outcome: a picture is chosen, the printed figures are not. The runs share
-one environment, which must offer render_mode="rgb_array". Takes seconds.
+may show another outcome: a picture is chosen, the printed figures are not. The environment
+must offer render_mode="rgb_array". Takes seconds.
 """
 
 import argparse
@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 from matplotlib.animation import PillowWriter
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 import tsalign
@@ -44,13 +43,12 @@ def play(envs, nets, agent: str, start: int) -> tuple[list, str]:
 
 
 def save_gif(path: Path, episodes: list[tuple[str, list]], fps: int) -> None:
-    """`episodes` are (caption, frames), those of the teachers first."""
+    """`episodes` are (caption, frames): of each run the teacher's, then the student's."""
     n_columns = len(episodes) // 2
     height, width = episodes[0][1][0].shape[:2]
     size = (4 * n_columns, 2 * (4 * height / width + 0.3))
     figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(2, n_columns, squeeze=False).ravel()
+    axes = figure.subplots(2, n_columns, squeeze=False).T.ravel()  # column by column
     longest = max(len(frames) for _, frames in episodes)
     shown = range(0, longest, -(-longest // MAX_FRAMES))
     writer = PillowWriter(fps=fps)
@@ -65,31 +63,27 @@ def save_gif(path: Path, episodes: list[tuple[str, list]], fps: int) -> None:
 
 
 def show(args: argparse.Namespace) -> None:
-    """Evaluate the runs, then play and draw one episode."""
+    """Evaluate each run, play one episode of each agent, and draw these."""
     if args.episodes < 1 or args.start < 0:
         raise BadInput("--episodes must be at least 1, --start at least 0")
-    runs = [tsalign.load_run(folder) for folder in args.runs]
-    env = runs[0][0].env
-    if any(config.env != env for config, _ in runs):
-        raise BadInput(
-            "the runs are of different environments; show those of one at a time"
-        )
-    many = tsalign.make_envs(env, min(128, args.episodes))
-    for folder, (config, nets) in zip(args.runs, runs):
-        score = tsalign.evaluate(many, nets, args.episodes, 0, config.episode_limit)
+    episodes = []
+    names = []
+    for folder in args.runs:
+        config, nets = tsalign.load_run(folder)
+        envs = tsalign.make_envs(config.env, min(128, args.episodes))
+        score = tsalign.evaluate(envs, nets, args.episodes, 0, config.episode_limit)
         kind = tsalign.kind_of_score(score)
         figures = [f"{agent} {score[f'{kind}_{agent}']:.3f}" for agent in AGENTS]
         print(f"{folder}: {kind} in {args.episodes} fresh episodes:", *figures, flush=True)
-    envs = tsalign.make_envs(f"{env},render_mode=rgb_array", 1)
-    episodes = []
-    for agent in AGENTS:
-        for config, nets in runs:
+        envs = tsalign.make_envs(f"{config.env},render_mode=rgb_array", 1)
+        for agent in AGENTS:
             frames, outcome = play(envs, nets, agent, args.start)
             episodes.append((f"{config.method}: the {agent} {outcome}", frames))
             print(f"start {args.start}, {episodes[-1][0]}")
+        names.append(config.method)
+    names.insert(0, config.env.rpartition(":")[2])
     args.out.mkdir(parents=True, exist_ok=True)
-    methods = [config.method for config, _ in runs]
-    path = args.out / ("_".join([env.rpartition(":")[2], *methods]) + ".gif")
+    path = args.out / f"{'_'.join(names)}.gif"
     save_gif(path, episodes, envs.metadata.get("render_fps", 10))
     print(f"saved {path}")
 
