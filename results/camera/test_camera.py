@@ -198,4 +198,4 @@ def test_a_step_with_a_picture_takes_many_times_as_long():
         for _ in range(20):
             envs.step(np.zeros((64, 3)))
         seconds.append(time.perf_counter() - start)
-    assert seconds[0] > 10 * seconds[1]  # on a quiet machine about fifty times
+    assert seconds[0] > 5 * seconds[1]  # on a quiet machine about fifty times

@@ -85,7 +85,7 @@ def run_entrant(start: Start) -> None:
     torch.manual_seed(config.seed)
     tsalign.open_folder(config)
     exam_envs = tsalign.make_envs(config.env, config.log_episodes)
-    train_rival = tsalign.find_method(config.method).train_on_pairs
+    train_rival = tsalign.find_method(config.method).train_on_pairs  # it does everything
     rows = []
     seconds = 0.0
     began = time.perf_counter()
@@ -93,9 +93,9 @@ def run_entrant(start: Start) -> None:
         seconds += time.perf_counter() - began
         is_stopped = seconds > start.limit
         if env_steps >= (len(rows) + 1) * config.total_steps / EXAMS or is_stopped:
-            spent = {"env_steps": env_steps, "student_views": views}
-            spent["train_seconds"] = seconds
-            rows.append(spent | examine(exam_envs, player, seed=env_steps))
+            row = {"env_steps": env_steps, "student_views": views}
+            row["train_seconds"] = seconds
+            rows.append(row | examine(exam_envs, player, seed=env_steps))
             tsalign.save_log(config, rows)
             if is_stopped or lab.reached(rows, TASKS[start.task].goal):
                 break
@@ -144,11 +144,9 @@ def run_all(
         for seed in args.seeds:
             config = lab.standard(env, seed=seed, **own, **exams)
             starts.append(Start(task, entrant, config, limit))
-    waiting = {}
-    for start in starts:
-        if not lab.is_finished(start.config):
-            waiting[start.config.folder] = start
-    failed = lab.run_many(run_entrant, waiting, args.jobs)
+    waiting = [start for start in starts if not lab.is_finished(start.config)]
+    by_folder = {start.config.folder: start for start in waiting}
+    failed = lab.run_many(run_entrant, by_folder, args.jobs)
     runs = []
     curves = []
     for start in starts:
@@ -191,7 +189,7 @@ def draw_race(curves: list[dict], path: Path) -> None:
     for (left, right), (task, of_task) in zip(axes, by_task.items()):
         draw_curves(left, of_task, "train_seconds")
         draw_curves(right, of_task, "student_views")
-        left.set(ylabel=f"{task}: the student", xlabel="seconds of one core")
+        left.set(ylabel=f"student's score, {task}", xlabel="seconds of one core")
         right.set_xlabel("student's views drawn")
     note = "a line for each seed; rivals stop at the goal (dotted), twice in a row"
     lab.save_figure(figure, path, note)
@@ -239,9 +237,8 @@ def report(args: argparse.Namespace) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """`python -m results.peers`."""
     parser = lab.lab_parser("peers", __doc__, range(3))
-    parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
-    others = {"choices": list(ENTRANTS), "default": list(ENTRANTS)}
-    parser.add_argument("--entrants", nargs="+", **others)
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--entrants", nargs="+", choices=ENTRANTS, default=list(ENTRANTS))
     lab.lab_main(train, report, parser, arguments)
 
 

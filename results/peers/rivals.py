@@ -171,7 +171,7 @@ def train_dagger(config: Config) -> Iterator[tuple[int, int, Networks]]:
         yield (cycle + 1) * steps_of_cycle, views, nets
 
 
-# What stands in the place of `Method.train_on_pairs` is called by results.peers alone.
+# A rival's `train_on_pairs` is its whole training. results.peers calls it, not `tsalign`.
 ppo = Method(functools.partial(train_actor, critic_view="student"))
 asymmetric = Method(functools.partial(train_actor, critic_view="teacher"))
 dagger = Method(

@@ -7,6 +7,7 @@ kind, so an adapter hands it ours.
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -82,13 +83,11 @@ class Features(BaseFeaturesExtractor):
         return self.encoder(obs.reshape(-1, *self.view_shape)) * self.features_dim**0.5
 
 
-class Player(nn.Module):
+class Player(NamedTuple):
     """What `tsalign.play_episodes` asks of networks, from a policy of stable-baselines3."""
 
-    def __init__(self, policy: nn.Module) -> None:
-        super().__init__()
-        self.policy = policy
-        self.log_inverse_temperature = torch.zeros(())  # says which device it is on
+    policy: nn.Module
+    log_inverse_temperature: Tensor = torch.zeros(())  # says which device it is on
 
     def distribution(
         self, agent: str, obs: Tensor
@@ -126,4 +125,4 @@ def train_sb3(config: Config) -> Iterator[tuple[int, int, Player]]:
         yield model.num_timesteps, model.num_timesteps, player
 
 
-sb3 = Method(train_sb3)
+sb3 = Method(train_sb3)  # as in rivals.py
