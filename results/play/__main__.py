@@ -71,6 +71,7 @@ def show(args: argparse.Namespace) -> None:
     for folder in args.runs:
         config, nets = tsalign.load_run(folder)
         envs = tsalign.make_envs(config.env, min(128, args.episodes))
+        torch.manual_seed(0)  # so that --start chooses nothing here
         score = tsalign.evaluate(envs, nets, args.episodes, 0, config.episode_limit)
         kind = tsalign.kind_of_score(score)
         figures = [f"{agent} {score[f'{kind}_{agent}']:.3f}" for agent in AGENTS]
