@@ -21,8 +21,9 @@ from tsalign import BadInput, Config
 COLUMNS = [*lab.RUN, "variant", "scripted", "steps_to_95", "views_to_95", "worst_later"]
 COLUMNS += ["leak", "leak_interval", "control", "control_interval"]
 COLUMNS += ["private_bits", "checkpoint"]
-TOLD = ["S", "T", "scripted", "leak", "control", "private_bits"]
-TOLD += ["views_to_95", "worst_later", "seconds"]
+TOLD = ["S", "T", "gap", "scripted", "leak", "control", "private_bits"]
+TOLD += ["worst_later", "seconds"]  # means
+MEDIANS = ["steps_to_95", "views_to_95"]
 FAILED = 0.98  # a run has failed where S is below it
 AXES = {
     "views_to_95": "student's views until S .95",
@@ -134,13 +135,14 @@ def verdict(rows: list[dict], others: list[dict]) -> str:
 
 
 def describe(rows: list[dict]) -> str:
-    """Mean, least and largest of what there is of one variant, over its seeds."""
+    """Mean or median, least and largest of what there is of one variant, over its seeds."""
     text = f"n = {len(rows)}"
-    for name in TOLD:
+    for name in TOLD + MEDIANS:
         values = lab.numbers(rows, name)
         if values:
+            middle = statistics.median if name in MEDIANS else statistics.mean
             digits = 3 if max(values) < 10 else 0
-            text += f"; {name} {statistics.mean(values):,.{digits}f}"
+            text += f"; {name} {middle(values):,.{digits}f}"
             if min(values) < max(values):
                 text += f" ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
             if len(values) < len(rows):

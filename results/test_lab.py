@@ -293,7 +293,7 @@ def test_each_question_has_a_folder_for_each_run_and_is_redrawn(name, tmp_path, 
     lab.merge_csv(tmp_path / f"{name}.csv", questions.COLUMNS, rows)
     check_redrawn(lambda a: questions.main("lab", "", QUESTIONS, a), tmp_path, name)
     said = capsys.readouterr().out
-    assert "n = 3; S 0.900; T 1.000; scripted 0.830" in said
+    assert "n = 3; S 0.900; T 1.000; gap 0.100; scripted 0.830" in said
     if question.base:
         assert question.base in [label for label, _ in question.variants]
         assert f"S beside {question.base}: cannot tell (+0.000" in said
