@@ -70,7 +70,7 @@ QUESTIONS = {
         base=f"{Config.sitt_lambda1:g}",
     ),
     "pairs": Question(
-        sweep("ours", "pairs_every", [2, 8, 128, 192, 512], every=20_000),
+        sweep("ours", "pairs_every", [2, 8, 128, 160, 192, 512], every=20_000),
         measures=("S", "leak", "views_to_95"),
         below="a pair is kept each so many steps",
         base=f"{Config.pairs_every}",
