@@ -184,7 +184,10 @@ def draw_variants(axis, groups: dict[str, list[dict]], column: str) -> None:
 def draw(name: str, question: Question, results: Path) -> None:
     """Draw a question's figure from its table, and print what came out."""
     rows = lab.read_csv(results / f"{name}.csv")
-    columns = {question.title: rows} if question.title else lab.group(rows, "env")
+    columns = {}
+    for row in rows:
+        env, _, _ = row["env"].partition(",")  # without its arguments
+        columns.setdefault(question.title or env, []).append(row)
     figure, axes = lab.make_figure(len(columns), len(question.measures))
     for column, (env, of_env) in zip(axes.T, columns.items()):
         title = env.rpartition(":")[2]

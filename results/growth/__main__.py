@@ -1,7 +1,7 @@
 """What happens on larger grids and pictures? Seeds 0-2; about 12 minutes on two cores.
 
     python -m results.growth --jobs 2          # carries on where it was interrupted
-    python -m results.growth --report          # redraws from grid.csv and image.csv
+    python -m results.growth --report          # redraws from growth.csv
 
 Grids of TunnelVision, ours and bc: the number of steps and the length of an episode are the
 standard ones times cells over 5 x 9. On 5 x 9 there are 125 layouts, all of them trained
@@ -37,15 +37,12 @@ def pictures() -> list[tuple[str, Config]]:
     return variants
 
 
-QUESTIONS = {
-    "grid": Question(grids(), seeds=range(3), title="TunnelVision", below="cells"),
-    "image": Question(pictures(), seeds=range(3), title="CollectHealth", below="pixels"),
-}
+QUESTION = Question(grids() + pictures(), seeds=range(3), below="cells, or pixels")
 
 
 def main(arguments: list[str] | None = None) -> None:
     """`python -m results.growth`."""
-    questions.main("growth", __doc__, QUESTIONS, arguments)
+    questions.main("growth", __doc__, {"growth": QUESTION}, arguments)
 
 
 if __name__ == "__main__":

@@ -106,13 +106,13 @@ def draw(curves: list[dict], path: Path) -> None:
 
 
 def report(args: argparse.Namespace) -> None:
-    """Write table1.md and, for several methods, fig5.png from the two tables."""
+    """Print Table I; where there are several methods, save it, and draw Fig. 5."""
     text = markdown(lab.read_csv(args.results / "runs.csv"))
-    (args.results / "table1.md").write_text(text, encoding="utf-8")
+    print(text)
     curves = lab.read_csv(args.results / "curves.csv")
     if len(lab.group(curves, "method")) > 1:  # a single method has nothing beside it
+        (args.results / "table1.md").write_text(text, encoding="utf-8")
         draw(curves, args.results / "fig5.png")
-    print(text)
 
 
 def main(arguments: list[str] | None = None) -> None:
