@@ -212,16 +212,17 @@ def play_scripted(env: str, episodes: int = 256) -> float | str:
     if player is None:
         return ""
     obs = tsalign.reset_envs(envs, seed=0)
+    scores = []
     total = 0.0
-    n_ended = 0
-    while n_ended < episodes:
+    while len(scores) < episodes:
         action = np.array([player(obs["student"][0])])
         obs, reward, terminated, truncated, info = envs.step(action)
-        total += float(info.get("is_success", reward)[0])  # success comes at the end alone
+        total += float(reward[0])
         if (terminated | truncated)[0]:
-            n_ended += 1
+            scores.append(float(info["is_success"][0]) if "is_success" in info else total)
+            total = 0.0
             obs = tsalign.reset_envs(envs, ended=np.array([True]))
-    return total / episodes
+    return statistics.mean(scores)
 
 
 # --- Tables -------------------------------------------------------------------------------

@@ -299,6 +299,14 @@ def test_each_question_has_a_folder_for_each_run_and_is_redrawn(name, tmp_path, 
         assert f"S beside {question.base}: cannot tell (+0.000" in said
 
 
+def test_all_questions_are_answered_if_none_is_named(tmp_path, capsys):
+    assert exit_code(claims.main, "--report", "--results", tmp_path) == 2
+    first = next(iter(claims.QUESTIONS))
+    assert f"there is no {tmp_path}/{first}.csv" in capsys.readouterr().err
+    assert exit_code(claims.main, "colours", "--report") == 2
+    assert "there is no 'colours'" in capsys.readouterr().err
+
+
 def test_runs_at_table_1s_settings_are_table_1s(tmp_path):
     runs = questions.plan(claims.QUESTIONS["align"], [0], tmp_path)
     homes = {(config.env, label): config.folder.parent for label, config in runs}
