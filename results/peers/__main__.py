@@ -144,9 +144,8 @@ def run_all(
         for seed in args.seeds:
             config = lab.standard(env, seed=seed, **own, **exams)
             starts.append(Start(task, entrant, config, limit))
-    waiting = [start for start in starts if not lab.is_finished(start.config)]
-    by_folder = {start.config.folder: start for start in waiting}
-    failed = lab.run_many(run_entrant, by_folder, args.jobs)
+    waiting = {s.config.folder: s for s in starts if not lab.is_finished(s.config)}
+    failed = lab.run_many(run_entrant, waiting, args.jobs)
     runs = []
     curves = []
     for start in starts:
