@@ -127,7 +127,7 @@ class Config:
         "teacher sees]",
     )
     lambda_stab: float = setting(
-        0.1, "weight of Eq. (8) [ours: with more, z was slow to forget what leaked]"
+        0.3, "weight of Eq. (8) [ours: with more, z was slow to forget what leaked]"
     )
     encoder_lr: float = setting(1e-3, "Adam's rate at first [ours: .003 was too fast]")
     encoder_batch: int = setting(
@@ -142,6 +142,11 @@ class Config:
     pairs_memory: int = setting(8192, "M, how many of the last pairs are kept [ours]")
 
     # Phase two: the policy
+    z_noise: float = setting(
+        0.3,
+        "standard deviation of the noise on the z that the policy gets in training, where "
+        "the entries of z have size 1 [ours: so that traces of what is hidden are no use]",
+    )
     ppo_lr: float = setting(
         1e-3, "Adam's rate at first [ours: networks this small can take a high one]"
     )
@@ -196,14 +201,16 @@ def entropy_weight(config: Config, progress: float) -> float:
 
 
 def align_weight(config: Config, progress: float) -> float:
-    """Weight of Eq. (7): 0 in the first fifth; then it grows until half time.
+    """Weight of Eq. (7): 0 in the first fifth of training, whole in the last; between these
+    it grows linearly.
 
     While it is 0, the teacher's embedding may tell what only the teacher sees, and the
     policy learns the task from that. As the weight grows this is hidden, and the policy has
     only to learn how to do without: in our tasks, to look before it acts [ours: with the
-    full weight from the start, policies learned more slowly, and some never did].
+    full weight from the start, policies learned more slowly, and some never did; the sooner
+    it was whole, the more of them took to guessing].
     """
-    return config.lambda_align * min(max((progress - 0.2) / 0.3, 0.0), 1.0)
+    return config.lambda_align * min(max((progress - 0.2) / 0.6, 0.0), 1.0)
 
 
 # --- The losses: Sections IV-B to IV-D, V-B -----------------------------------------------
@@ -688,6 +695,7 @@ class Rollout(NamedTuple):
 
     obs_teacher: Tensor
     z_teacher: Tensor  # as it was when the teacher acted
+    z_noise: Tensor  # what was added to it before the policy got it
     action: Tensor
     log_prob: Tensor  # of the action, when it was sampled
     reward: Tensor
@@ -706,7 +714,11 @@ class Pairs(NamedTuple):
 
 @torch.no_grad()
 def collect(
-    envs: VectorEnv, obs: dict, nets: Networks, keeps_pairs: np.ndarray
+    envs: VectorEnv,
+    obs: dict,
+    nets: Networks,
+    keeps_pairs: np.ndarray,
+    noise_size: float = 0.0,
 ) -> tuple[Rollout, Pairs | None, dict]:  # keeps_pairs: (T + 1,)
     """The teacher acts for T steps (Section IV) -> rollout, pairs, the next observation.
 
@@ -721,7 +733,8 @@ def collect(
     for t in range(len(keeps_pairs) - 1):
         obs_teacher = to_tensor(obs["teacher"], device)
         z_teacher = nets.teacher(obs_teacher)
-        distribution = nets.policy.distribution(nets.policy(z_teacher))
+        z_noise = noise_like(z_teacher, noise_size)
+        distribution = nets.policy.distribution(nets.policy(z_teacher + z_noise))
         action = distribution.sample()
         if keeps_pairs[t]:
             pairs.append(Pairs(obs_teacher, to_tensor(obs["student"], device), action))
@@ -731,6 +744,7 @@ def collect(
         step = Rollout(
             obs_teacher=obs_teacher,
             z_teacher=z_teacher,
+            z_noise=z_noise,
             action=action,
             log_prob=distribution.log_prob(action),
             reward=torch.tensor(reward, device=device),
@@ -745,6 +759,18 @@ def collect(
     rollout = Rollout(*map(torch.stack, zip(*steps)))  # (T, N, ...)
     kept = Pairs(*map(torch.cat, zip(*pairs))) if pairs else None  # (M, ...)
     return rollout, kept, obs
+
+
+def noise_like(z: Tensor, size: float) -> Tensor:  # (N, D) -> (N, D)
+    """Gaussian noise for z; `size` is its standard deviation times sqrt(D).
+
+    An entry of a unit vector is about 1 / sqrt(D), so noise of size 1 is as large as z
+    itself. [ours: Eq. (7) makes two embeddings more and more alike, but never quite. With
+    noise the policy cannot act on what little they differ in, and has to look instead.]
+    """
+    if size == 0:
+        return torch.zeros_like(z)
+    return size / z.shape[-1] ** 0.5 * torch.randn_like(z)
 
 
 def plan_pairs(
@@ -936,6 +962,7 @@ def train_policy(
     # Where time does not matter, the steps lie in one row, (T*N, ...).
     obs_teacher = rollout.obs_teacher.flatten(0, 1)
     z_teacher = rollout.z_teacher.flatten(0, 1)
+    z_noise = rollout.z_noise.flatten(0, 1)
     action = rollout.action.flatten(0, 1)
     log_prob_before = rollout.log_prob.flatten()
     reward = rollout.reward  # (T, N)
@@ -975,7 +1002,7 @@ def train_policy(
         z = z_teacher[i]  # (B, D)
         if method.policy_gradient_reaches_encoder:  # baselines: embed anew, with a graph
             z = nets.teacher(obs_teacher[i])
-        distribution = nets.policy.distribution(nets.policy(z))
+        distribution = nets.policy.distribution(nets.policy(z + z_noise[i]))
         value = nets.critic(obs_teacher[i])  # (B,)
         log = ppo_losses(
             distribution,
@@ -1069,6 +1096,7 @@ EQ_10 = ("sitt_lambda1", "sitt_lambda2")
 METHODS = {
     "bc": Method(
         train_bc_student,
+        settings={"z_noise": 0.0},
         unread=EQ_9 + EQ_10,
         policy_gradient_reaches_encoder=True,
         has_student_policy=True,
@@ -1077,6 +1105,7 @@ METHODS = {
     ),
     "sitt": Method(
         train_sitt_student,
+        settings={"z_noise": 0.0},
         unread=EQ_9,
         policy_gradient_reaches_encoder=True,
         has_proxy=True,
@@ -1290,7 +1319,7 @@ def training_loop(
         env_steps = (first_step + config.rollout_steps) * config.num_envs
         try:
             of_cycle = keeps_pairs[first_step : first_step + config.rollout_steps + 1]
-            rollout, pairs, obs = collect(envs, obs, nets, of_cycle)
+            rollout, pairs, obs = collect(envs, obs, nets, of_cycle, config.z_noise)
             if cycle == 0:
                 nets.fit_input_ranges("teacher", rollout.obs_teacher.flatten(0, 1))
             if pairs is not None:

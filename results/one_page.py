@@ -28,7 +28,8 @@ GAE_LAMBDA = 0.95
 CLIP = 0.2
 ENTROPY_BONUS = 0.3  # at first
 LAMBDA_ALIGN = 80.0
-LAMBDA_STAB = 0.1
+LAMBDA_STAB = 0.3
+Z_NOISE = 0.3  # on the z that the policy gets in training, where its entries have size 1
 ENCODER_UPDATES = 16  # in a cycle
 LOOK_EVERY = 48  # one step in so many, on average, gives its pairs of views
 MEMORY = 8192  # pairs of views
@@ -114,6 +115,9 @@ def main():
                 next_look += rng.integers(1, 2 * LOOK_EVERY)  # LOOK_EVERY on average
             with torch.no_grad():
                 z = embed(teacher, view)
+                z = z + Z_NOISE / D**0.5 * torch.randn_like(
+                    z
+                )  # blurs what is nearly hidden
                 pi = Categorical(logits=policy(z * D**0.5))
                 action = pi.sample()
             obs, reward, terminated, truncated, _ = envs.step(action.numpy())
@@ -156,9 +160,9 @@ def main():
             descend(ppo_optimizer, loss, max_norm=0.5)
 
         # Phase one: the encoders learn on remembered pairs, by Eq. (9). The weight of
-        # Eq. (7) is 0 in the first fifth of training and full from the middle on.
+        # Eq. (7) is 0 in the first fifth of training, full in the last, and grows between.
         encoder_optimizer.param_groups[0]["lr"] = 1e-3 * (1 - 0.95 * progress)
-        lambda_align = LAMBDA_ALIGN * min(max((progress - 0.2) / 0.3, 0), 1)
+        lambda_align = LAMBDA_ALIGN * min(max((progress - 0.2) / 0.6, 0), 1)
         minibatches = []
         while len(minibatches) < ENCODER_UPDATES:
             minibatches += torch.randperm(len(memory_teacher)).split(128)
