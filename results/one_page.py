@@ -115,9 +115,7 @@ def main():
                 next_look += rng.integers(1, 2 * LOOK_EVERY)  # LOOK_EVERY on average
             with torch.no_grad():
                 z = embed(teacher, view)
-                z = z + Z_NOISE / D**0.5 * torch.randn_like(
-                    z
-                )  # blurs what is nearly hidden
+                z += Z_NOISE / D**0.5 * torch.randn_like(z)  # blurs what is nearly hidden
                 pi = Categorical(logits=policy(z * D**0.5))
                 action = pi.sample()
             obs, reward, terminated, truncated, _ = envs.step(action.numpy())
@@ -160,9 +158,9 @@ def main():
             descend(ppo_optimizer, loss, max_norm=0.5)
 
         # Phase one: the encoders learn on remembered pairs, by Eq. (9). The weight of
-        # Eq. (7) is 0 in the first fifth of training, full in the last, and grows between.
+        # Eq. (7) is 0 in the first fifth of training and full from the middle on.
         encoder_optimizer.param_groups[0]["lr"] = 1e-3 * (1 - 0.95 * progress)
-        lambda_align = LAMBDA_ALIGN * min(max((progress - 0.2) / 0.6, 0), 1)
+        lambda_align = LAMBDA_ALIGN * min(max((progress - 0.2) / 0.3, 0), 1)
         minibatches = []
         while len(minibatches) < ENCODER_UPDATES:
             minibatches += torch.randperm(len(memory_teacher)).split(128)
