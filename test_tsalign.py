@@ -398,8 +398,8 @@ def start_run(method="ours", env="tunnelvision,max_episode_steps=5", **changes) 
     policy_optimizer, pairs_optimizer = tsalign.make_optimizers(nets, config)
     obs = tsalign.reset_envs(envs, seed=0)
     looks = np.ones(config.rollout_steps + 1, bool)
-    noise_size = METHODS[method].settings.get("z_noise", 0.4)
-    rollout, pairs, _ = tsalign.collect(envs, obs, nets, looks, noise_size)
+    z_noise = METHODS[method].settings.get("z_noise", 0.4)
+    rollout, pairs, _ = tsalign.collect(envs, obs, nets, looks, z_noise)
     return Start(config, envs, nets, policy_optimizer, pairs_optimizer, rollout, pairs)
 
 
@@ -1040,7 +1040,7 @@ def test_collect_keeps_z_and_log_prob_of_the_acting_policy_and_no_arrow_leaves_t
     policy = distribution_of(nets.policy, z_teacher)
     assert torch.allclose(rollout.z_teacher, z_teacher, atol=1e-6)
     assert torch.allclose(rollout.log_prob, policy.log_prob(rollout.action), atol=1e-5)
-    assert (rollout.z_noise == 0).all()
+    assert (rollout.noise == 0).all()
     for kept in (*rollout, *pairs):
         assert not kept.requires_grad
 
@@ -1050,17 +1050,17 @@ def test_collect_with_noise_keeps_it_beside_z_and_log_prob_is_of_their_sum():
     nets = small_networks(envs)
     nets.policy.net[-1].weight.data *= 100
     obs = tsalign.reset_envs(envs, seed=0)
-    rollout, _, _ = tsalign.collect(envs, obs, nets, np.zeros(17, bool), noise_size=0.5)
+    rollout, _, _ = tsalign.collect(envs, obs, nets, np.zeros(17, bool), z_noise=0.5)
     z_teacher = nets.teacher(rollout.obs_teacher.flatten(0, 1)).view(16, 64, -1)
     assert torch.allclose(rollout.z_teacher, z_teacher, atol=1e-6)
-    size = rollout.z_noise.shape[-1] ** 0.5  # of z in units of its entries
-    assert (size * rollout.z_noise).std().item() == pytest.approx(0.5, rel=0.05)
-    assert rollout.z_noise.mean().item() == pytest.approx(0, abs=0.01)
-    noisy = distribution_of(nets.policy, z_teacher + rollout.z_noise)
+    lengths = rollout.noise.norm(dim=-1)
+    assert lengths.square().mean().sqrt().item() == pytest.approx(0.5, rel=0.05)
+    assert rollout.noise.mean().item() == pytest.approx(0, abs=0.01)
+    noisy = distribution_of(nets.policy, z_teacher + rollout.noise)
     clean = distribution_of(nets.policy, z_teacher)
     assert torch.allclose(rollout.log_prob, noisy.log_prob(rollout.action), atol=1e-4)
     assert not torch.allclose(rollout.log_prob, clean.log_prob(rollout.action), atol=0.1)
-    assert not rollout.z_noise.requires_grad
+    assert not rollout.noise.requires_grad
 
 
 def test_collect_draws_the_teachers_actions_and_never_uses_the_students_encoder():
@@ -1079,7 +1079,7 @@ def test_collect_draws_the_teachers_actions_and_never_uses_the_students_encoder(
 def test_collect_keeps_the_gaussians_own_sample_and_not_the_clipped_action():
     start = start_run(env=of_this_file("Reach-v0"), num_envs=32)
     nets = start.nets
-    z = start.rollout.z_teacher + start.rollout.z_noise
+    z = start.rollout.z_teacher + start.rollout.noise
     means = nets.policy(z.flatten(0, 1))
     noise = start.rollout.action.flatten(0, 1) - means
     assert noise.std().item() == pytest.approx(0.5, abs=0.05)
@@ -1374,7 +1374,7 @@ def phase_two_by_hand(start, method, nets, nets_before):
     action = rollout.action.flatten(0, 1)
     reward = rollout.reward
     with torch.no_grad():
-        z_before = (rollout.z_teacher + rollout.z_noise).flatten(0, 1)
+        z_before = (rollout.z_teacher + rollout.noise).flatten(0, 1)
         before = distribution_of(nets_before.policy, z_before)
         if method == "sitt":
             proxy = distribution_of(nets_before.policy, nets_before.proxy(obs_teacher))
@@ -1392,7 +1392,7 @@ def phase_two_by_hand(start, method, nets, nets_before):
     z = rollout.z_teacher.flatten(0, 1)
     if "teacher" in PHASE_TWO_LEARNS[method]:
         z = nets.teacher(obs_teacher)
-    policy = distribution_of(nets.policy, z + rollout.z_noise.flatten(0, 1))
+    policy = distribution_of(nets.policy, z + rollout.noise.flatten(0, 1))
     ratio = (policy.log_prob(action) - before.log_prob(action)).exp()
     losses = {
         "policy_loss": policy_loss_by_cases(ratio, normalised, clip=0.1),
@@ -1452,7 +1452,7 @@ def test_phase_two_each_pass_has_each_step_once_with_all_that_belongs_to_it(monk
     numbers = torch.arange(64.0).view(16, 4)  # of the steps
     rollout = start.rollout
     values = start.nets.critic(rollout.obs_teacher.flatten(0, 1))
-    z = rollout.z_teacher + rollout.z_noise
+    z = rollout.z_teacher + rollout.noise
     probs = distribution_of(start.nets.policy, z.flatten(0, 1)).probs
     ppo_losses = tsalign.ppo_losses
     minibatches = []
@@ -2057,15 +2057,15 @@ def test_run_leaves_its_files_and_the_result_says_what_ran(tmp_path, monkeypatch
 
 
 def test_run_its_noise_is_the_one_of_its_settings(tmp_path, monkeypatch):
-    sizes = []
+    lengths = []
 
-    def write_down(z, size):
-        sizes.append(size)
+    def write_down(z, length):
+        lengths.append(length)
         return torch.zeros_like(z)
 
     monkeypatch.setattr(tsalign, "noise_like", write_down)
     train_small(tmp_path, monkeypatch, z_noise=0.7)
-    assert set(sizes) == {0.7}
+    assert set(lengths) == {0.7}
 
 
 def test_run_the_curve_has_both_agents_under_their_names(tmp_path, monkeypatch):

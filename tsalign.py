@@ -146,8 +146,8 @@ class Config:
     # Phase two: the policy
     z_noise: float = setting(
         0.3,
-        "standard deviation of the noise on the z that the policy gets in training, where "
-        "the entries of z have size 1 [ours: so that traces of what is hidden are no use]",
+        "length of the noise that is added to the policy's z in training, while z itself "
+        "has length 1 [ours: without it, more seeds failed]",
     )
     ppo_lr: float = setting(
         1e-3, "Adam's rate at first [ours: networks this small can take a high one]"
@@ -695,7 +695,7 @@ class Rollout(NamedTuple):
 
     obs_teacher: Tensor
     z_teacher: Tensor  # as it was when the teacher acted
-    z_noise: Tensor  # what was added to it before the policy got it
+    noise: Tensor  # what was added to z_teacher before the policy got it
     action: Tensor
     log_prob: Tensor  # of the action, when it was sampled
     reward: Tensor
@@ -718,7 +718,7 @@ def collect(
     obs: dict,
     nets: Networks,
     keeps_pairs: np.ndarray,
-    noise_size: float = 0.0,
+    z_noise: float = 0.0,
 ) -> tuple[Rollout, Pairs | None, dict]:  # keeps_pairs: (T + 1,)
     """The teacher acts for T steps (Section IV) -> rollout, pairs, the next observation.
 
@@ -733,8 +733,8 @@ def collect(
     for t in range(len(keeps_pairs) - 1):
         obs_teacher = to_tensor(obs["teacher"], device)
         z_teacher = nets.teacher(obs_teacher)
-        z_noise = noise_like(z_teacher, noise_size)
-        distribution = nets.policy.distribution(nets.policy(z_teacher + z_noise))
+        noise = noise_like(z_teacher, z_noise)
+        distribution = nets.policy.distribution(nets.policy(z_teacher + noise))
         action = distribution.sample()
         if keeps_pairs[t]:
             pairs.append(Pairs(obs_teacher, to_tensor(obs["student"], device), action))
@@ -744,7 +744,7 @@ def collect(
         step = Rollout(
             obs_teacher=obs_teacher,
             z_teacher=z_teacher,
-            z_noise=z_noise,
+            noise=noise,
             action=action,
             log_prob=distribution.log_prob(action),
             reward=torch.tensor(reward, device=device),
@@ -761,16 +761,16 @@ def collect(
     return rollout, kept, obs
 
 
-def noise_like(z: Tensor, size: float) -> Tensor:  # (N, D) -> (N, D)
-    """Gaussian noise for z; `size` is its standard deviation times sqrt(D).
+def noise_like(z: Tensor, length: float) -> Tensor:  # (N, D) -> (N, D)
+    """Gaussian noise to be added to z; `length` is the root of its mean squared length.
 
-    An entry of a unit vector is about 1 / sqrt(D), so noise of size 1 is as large as z
-    itself. [ours: Eq. (7) makes two embeddings more and more alike, but never quite. With
-    noise the policy cannot act on what little they differ in, and has to look instead.]
+    [ours: Eq. (7) makes the embeddings of two moments that look alike to the student more
+    and more alike, but never quite the same. Noise drowns what difference is left, so the
+    policy cannot act on it and has to look instead.]
     """
-    if size == 0:
+    if length == 0:
         return torch.zeros_like(z)
-    return size / z.shape[-1] ** 0.5 * torch.randn_like(z)
+    return length / z.shape[-1] ** 0.5 * torch.randn_like(z)
 
 
 def plan_pairs(
@@ -962,7 +962,7 @@ def train_policy(
     # Where time does not matter, the steps lie in one row, (T*N, ...).
     obs_teacher = rollout.obs_teacher.flatten(0, 1)
     z_teacher = rollout.z_teacher.flatten(0, 1)
-    z_noise = rollout.z_noise.flatten(0, 1)
+    noise = rollout.noise.flatten(0, 1)
     action = rollout.action.flatten(0, 1)
     log_prob_before = rollout.log_prob.flatten()
     reward = rollout.reward  # (T, N)
@@ -1002,7 +1002,7 @@ def train_policy(
         z = z_teacher[i]  # (B, D)
         if method.policy_gradient_reaches_encoder:  # baselines: embed anew, with a graph
             z = nets.teacher(obs_teacher[i])
-        distribution = nets.policy.distribution(nets.policy(z + z_noise[i]))
+        distribution = nets.policy.distribution(nets.policy(z + noise[i]))
         value = nets.critic(obs_teacher[i])  # (B,)
         log = ppo_losses(
             distribution,

@@ -29,7 +29,7 @@ CLIP = 0.2
 ENTROPY_BONUS = 0.3  # at first
 LAMBDA_ALIGN = 80.0
 LAMBDA_STAB = 0.3
-Z_NOISE = 0.3  # on the z that the policy gets in training, where its entries have size 1
+Z_NOISE = 0.3  # length of the noise on the policy's z in training; z has length 1
 ENCODER_UPDATES = 16  # in a cycle
 LOOK_EVERY = 48  # one step in so many, on average, gives its pairs of views
 MEMORY = 8192  # pairs of views
@@ -115,7 +115,7 @@ def main():
                 next_look += rng.integers(1, 2 * LOOK_EVERY)  # LOOK_EVERY on average
             with torch.no_grad():
                 z = embed(teacher, view)
-                z += Z_NOISE / D**0.5 * torch.randn_like(z)  # blurs what is nearly hidden
+                z += Z_NOISE / D**0.5 * torch.randn_like(z)  # drowns what is nearly hidden
                 pi = Categorical(logits=policy(z * D**0.5))
                 action = pi.sample()
             obs, reward, terminated, truncated, _ = envs.step(action.numpy())
