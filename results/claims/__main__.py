@@ -6,6 +6,7 @@
 
     align      Eq. (7): success and leak over lambda_align; 5 seeds, 8 minutes
     stability  Eq. (8): how many of 20 seeds fail with and without it; 7 minutes
+    noise      the same of the noise on the policy's z in training, which is ours; 7 minutes
     sitt       SITT's lambda1: is it hard to tune? tuning seeds 100-102, 10 minutes
     pairs      how few pairs of views are enough, and what breaks first; 5 seeds, 15 minutes
     baselines  do bc and sitt lose by having one pair in 48? 3 seeds, 6 minutes
@@ -61,6 +62,12 @@ QUESTIONS = {
         in_both("with", "ours") + in_both("without", "no-stability"),
         seeds=range(20),
         below="with Eq. (8) and without",
+        base="without",
+    ),
+    "noise": Question(
+        in_both("with", "ours") + in_both("without", "ours", z_noise=0.0),
+        seeds=range(20),
+        below="with noise on the policy's z in training, and without",
         base="without",
     ),
     "sitt": Question(
