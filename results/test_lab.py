@@ -20,7 +20,7 @@ from results.leak import probes
 from results.own_env import __main__ as own_env
 from results.own_env import cue_reach
 from results.peers import __main__ as peers
-from results.peers import rivals
+from results.peers import race, rivals
 from results.play import __main__ as play
 from results.table1 import __main__ as table1
 from tsalign import BadInput, Config, make_envs
@@ -415,12 +415,17 @@ def test_the_race_is_redrawn_and_says_how_many_times_ours(tmp_path, capsys):
     assert "bc             0 of 3 got there; seconds inf (inf)" in said
 
 
+def test_a_process_can_import_what_it_is_told_to_do():
+    for task in (tsalign.train, probes.measure, race.run_entrant):
+        assert not task.__module__.endswith("__main__")  # which no process imports
+
+
 @pytest.mark.parametrize("rival", ["ppo", "asymmetric", "dagger"])
 def test_a_rival_learns_from_every_view_of_its_student(rival, tmp_path):
     method = f"results.peers.rivals:{rival}"
     settings = TINY | {"total_steps": 256, "log_episodes": 4}
     config = Config(method=method, out=str(tmp_path), **settings)
-    peers.run_entrant(peers.Start("TunnelVision", rival, config, limit=math.inf))
+    race.run_entrant(race.Start("TunnelVision", rival, config, limit=math.inf))
     log = lab.read_csv(config.folder / "log.csv")
     views = [int(row["student_views"]) for row in log]
     assert views == ([64] if rival == "dagger" else [64, 128, 192, 256])
@@ -437,9 +442,9 @@ def test_a_rival_stops_at_its_limit_and_at_the_goal(tmp_path, monkeypatch):
             method="results.peers.rivals:ppo", out=str(tmp_path), seed=seed, **settings
         )
         monkeypatch.setattr(
-            peers, "examine", lambda *_, s=score, **__: {"success_student": s}
+            race, "examine", lambda *_, s=score, **__: {"success_student": s}
         )
-        peers.run_entrant(peers.Start("TunnelVision", "ppo", config, limit))
+        race.run_entrant(race.Start("TunnelVision", "ppo", config, limit))
         ends.append(int(lab.read_csv(config.folder / "log.csv")[-1]["env_steps"]))
     assert ends == [64, 128]
 
