@@ -2598,7 +2598,7 @@ def test_pasted_encoder_critic_and_policy_run():
 
 
 def test_pasted_environment_files_import_nothing_of_ours():
-    packages = {"gymnasium", "numpy", "typing", "time", "matplotlib"}
+    packages = {"gymnasium", "numpy", "typing", "time", "functools", "matplotlib"}
     for name in ("tunnelvision.py", "collecthealth.py"):
         for node in ast.walk(ast.parse((HERE / name).read_text())):
             imported = []

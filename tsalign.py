@@ -625,7 +625,10 @@ def reset_envs(envs: VectorEnv, seed: int | None = None, ended=None) -> dict:
 
 
 def step_envs(envs: VectorEnv, action: Tensor):
-    """Step once -> obs, reward, terminated, truncated, success (nan: not reported)."""
+    """Step once -> obs, reward, terminated, truncated, success.
+
+    Success is nan where the episode goes on, and where none is reported.
+    """
     env_action = to_env_action(envs.single_action_space, action)
     obs, reward, terminated, truncated, info = envs.step(env_action)
     reward = np.asarray(reward, np.float32)
@@ -634,7 +637,7 @@ def step_envs(envs: VectorEnv, action: Tensor):
     if "is_success" in info:
         # Some environments may report it and others not; Gymnasium marks those that do.
         reported = info.get("_is_success", np.ones(envs.num_envs, bool))
-        for n in np.flatnonzero(reported):
+        for n in np.flatnonzero(reported & (terminated | truncated)):
             value = info["is_success"][n]
             if not isinstance(value, (bool, np.bool_, int, float, np.number)):
                 raise BadInput(f"is_success must be True or False, not {value!r}")
@@ -870,7 +873,8 @@ def take_step(optimizer: Adam, loss: Tensor, max_grad_norm: float = math.inf) ->
     """One step of Adam. The gradient is clipped to a norm where one is given."""
     optimizer.zero_grad()
     loss.backward()
-    nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], max_grad_norm)
+    if max_grad_norm < math.inf:
+        nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], max_grad_norm)
     optimizer.step()
 
 

@@ -6,6 +6,8 @@ to see a few layouts as text: `python tunnelvision.py`.
 Shapes: N sub-environments, R rows, C columns.
 """
 
+import functools
+
 import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete
@@ -160,11 +162,12 @@ class TunnelVisionVectorEnv(gym.vector.VectorEnv):
         bend_columns = range(2, self.cols - 2, 2)
         bend_rows = rng.integers(self.rows, size=len(bend_columns)).tolist()
         self.heading[i] = rng.integers(4)
-        bends = dict(zip(bend_columns, bend_rows))
-        bends[self.cols - 1] = self.rows // 2  # the goal's row
+        goal_bend = (self.cols - 1, self.rows // 2)
+        bends = (*zip(bend_columns, bend_rows), goal_bend)
         blocked = carve_tunnel(self.rows, self.cols, bends)
         if self.obstacle_density < 1:
-            blocked &= rng.random((self.rows, self.cols)) < self.obstacle_density
+            stays = rng.random((self.rows, self.cols)) < self.obstacle_density
+            blocked = blocked & stays
         self.blocked[i, 1:-1, 1:-1] = blocked
 
     def step(self, actions: np.ndarray) -> tuple:  # (N,) -> obs, (N,), (N,), (N,), info
@@ -291,20 +294,25 @@ def seed_of(seed: int | list[int] | None, i: int) -> int | None:
     return seed + i
 
 
-def carve_tunnel(rows: int, cols: int, bends: dict[int, int]) -> np.ndarray:  # -> (R, C)
+@functools.lru_cache(maxsize=1000)  # a layout that comes again need not be carved again
+def carve_tunnel(
+    rows: int, cols: int, bends: tuple[tuple[int, int], ...]
+) -> np.ndarray:  # -> (R, C)
     """Which cells of a grid are blocked: all but a tunnel from left to right.
 
-    It begins in the middle row. `bends` says in which columns it runs up or down, and to
-    which row.
+    It begins in the middle row. `bends` are pairs (column, row): in which columns it runs
+    up or down, and to which row.
     """
+    row_after = dict(bends)
     blocked = np.ones((rows, cols), bool)
     row = rows // 2
     for column in range(cols):
-        next_row = bends.get(column, row)
+        next_row = row_after.get(column, row)
         top = min(row, next_row)
         bottom = max(row, next_row)
         blocked[top : bottom + 1, column] = False
         row = next_row
+    blocked.flags.writeable = False  # the next caller gets the same array
     return blocked
 
 
