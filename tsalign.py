@@ -728,7 +728,8 @@ def collect(
     keeps_pairs[t] says whether the pairs of step t are kept, one pair per environment.
     Step t - 1, or the reset after it, already returns the student's view of step t. So
     before step t the environments are told whether the view of t + 1 is needed; the last
-    entry, keeps_pairs[T], is for the first step of the next call.
+    entry, keeps_pairs[T], is for the first step of the next call. The policy gets z_T with
+    noise of length `z_noise`, see `noise_like`.
     """
     device = nets.log_inverse_temperature.device
     steps = []
@@ -965,8 +966,8 @@ def train_policy(
     method = find_method(config.method)
     # Where time does not matter, the steps lie in one row, (T*N, ...).
     obs_teacher = rollout.obs_teacher.flatten(0, 1)
-    z_teacher = rollout.z_teacher.flatten(0, 1)
     noise = rollout.noise.flatten(0, 1)
+    z_policy = rollout.z_teacher.flatten(0, 1) + noise  # what the policy got
     action = rollout.action.flatten(0, 1)
     log_prob_before = rollout.log_prob.flatten()
     reward = rollout.reward  # (T, N)
@@ -978,7 +979,7 @@ def train_policy(
             # standard deviation as it is now.
             policy_before = copy.deepcopy(nets.policy).requires_grad_(False)
             logits_proxy = policy_before(nets.proxy(obs_teacher))  # (T*N, A)
-            teacher_acts = policy_before.distribution(policy_before(z_teacher))
+            teacher_acts = policy_before.distribution(policy_before(z_policy))
             proxy_acts = policy_before.distribution(logits_proxy)
             penalty = imitation_kl(teacher_acts, proxy_acts).view_as(reward)
             reward = reward - config.sitt_lambda1 * penalty  # Eq. (10), in the reward
@@ -1003,10 +1004,10 @@ def train_policy(
     for i in draw_minibatches(len(action), config.ppo_batch, n_updates):  # i (B,)
         # Section IV: "policy gradients ... are not passed through the embedding networks".
         # The stored z was made without a graph, so no gradient can reach the encoder.
-        z = z_teacher[i]  # (B, D)
+        z = z_policy[i]  # (B, D)
         if method.policy_gradient_reaches_encoder:  # baselines: embed anew, with a graph
-            z = nets.teacher(obs_teacher[i])
-        distribution = nets.policy.distribution(nets.policy(z + noise[i]))
+            z = nets.teacher(obs_teacher[i]) + noise[i]
+        distribution = nets.policy.distribution(nets.policy(z))
         value = nets.critic(obs_teacher[i])  # (B,)
         log = ppo_losses(
             distribution,
